@@ -1,0 +1,94 @@
+// Package backends opens backends by name. Which there are is the explicit table below; what each can do it says
+// itself (core.Caps).
+package backends
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"hypnos/backends/cpu"
+	"hypnos/backends/ref"
+	"hypnos/core"
+)
+
+// entry is one backend: its name, the settings it knows and how it is opened with them.
+type entry struct {
+	name     string
+	settings []string
+	open     func(settings map[string]string) (core.Backend, error)
+}
+
+func table() []entry {
+	return []entry{
+		{ref.Name, nil, func(map[string]string) (core.Backend, error) { return ref.Open(), nil }},
+		{cpu.Name, []string{"threads"}, openCPU},
+	}
+}
+
+func openCPU(settings map[string]string) (core.Backend, error) {
+	threads := 0
+	if v, ok := settings["threads"]; ok {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return nil, fmt.Errorf("threads=%q is not a whole number", v)
+		}
+		threads = n
+	}
+	return cpu.Open(threads)
+}
+
+// Names lists the backends.
+func Names() []string {
+	var names []string
+	for _, e := range table() {
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// Open opens a backend from "name" or "name:key=value,key=value", for example "cpu:threads=2". An unknown name or
+// setting is an error that lists the known ones.
+func Open(spec string) (core.Backend, error) {
+	name, rest, _ := strings.Cut(spec, ":")
+	for _, e := range table() {
+		if e.name != name {
+			continue
+		}
+		settings, err := parse(rest, e.settings)
+		if err == nil {
+			var b core.Backend
+			if b, err = e.open(settings); err == nil {
+				return b, nil
+			}
+		}
+		return nil, fmt.Errorf("backends: %q: %w", spec, err)
+	}
+	return nil, fmt.Errorf("backends: unknown backend %q (known: %s)", name, strings.Join(Names(), ", "))
+}
+
+// parse reads "key=value,…" and refuses keys that are not known.
+func parse(text string, known []string) (map[string]string, error) {
+	settings := map[string]string{}
+	if text == "" {
+		return settings, nil
+	}
+next:
+	for _, pair := range strings.Split(text, ",") {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, fmt.Errorf("setting %q is not key=value", pair)
+		}
+		for _, k := range known {
+			if k == key {
+				settings[key] = value
+				continue next
+			}
+		}
+		if len(known) == 0 {
+			return nil, fmt.Errorf("unknown setting %q (there are none)", key)
+		}
+		return nil, fmt.Errorf("unknown setting %q (known: %s)", key, strings.Join(known, ", "))
+	}
+	return settings, nil
+}

@@ -1,0 +1,378 @@
+package cpu
+
+import (
+	"context"
+	"iter"
+	"math"
+	"slices"
+	"time"
+
+	"hypnos/backends/cpu/internal/workers"
+	"hypnos/core"
+	"hypnos/core/model"
+	"hypnos/core/net"
+	"hypnos/core/sleep"
+)
+
+// engine is a compiled network.
+type engine struct {
+	net    *net.Network
+	opt    core.Options
+	pool   *workers.Pool
+	plan   plan
+	bufs   [][]float32 // by plan.sizes, for MaxBatch images
+	layers []layer     // by node
+	params []*param    // in the order of the nodes
+	byNode [][]*param
+	step   int64
+}
+
+// layer is one node compiled. y, x, dy, dx are (H, W, C, B) with the batch size of the pass.
+type layer interface {
+	forward(p pass)
+	backward(p pass)
+}
+
+// pass is one batch on its way through the network.
+type pass struct {
+	*engine
+	n     int  // images
+	train bool // batch norm uses the batch's statistics
+	// skipInput leaves out the gradient of the images, which learning does not need.
+	skipInput bool
+}
+
+// out is the activation of a node.
+func (p pass) out(node int) []float32 {
+	return p.bufs[p.plan.out[node]][:p.n*p.net.Nodes[node].Out.Len()]
+}
+
+// grad is the gradient of a node's activation.
+func (p pass) grad(node int) []float32 {
+	return p.bufs[p.plan.grad[node]][:p.n*p.net.Nodes[node].Out.Len()]
+}
+
+// inGrad is the gradient of a node's i-th input, and what to do to it.
+func (p pass) inGrad(node, i int) ([]float32, mode) {
+	return p.grad(p.net.Nodes[node].Inputs[i]), p.plan.back[node][i]
+}
+
+func compile(n *net.Network, o core.Options, pool *workers.Pool) *engine {
+	e := &engine{net: n, opt: o, pool: pool, plan: makePlan(n, o.Train), byNode: make([][]*param, len(n.Nodes))}
+	for _, size := range e.plan.sizes {
+		e.bufs = append(e.bufs, make([]float32, size*o.MaxBatch))
+	}
+	for i, v := range n.Nodes {
+		for _, q := range v.Params {
+			e.byNode[i] = append(e.byNode[i], newParam(v, i, q, o))
+		}
+		e.params = append(e.params, e.byNode[i]...)
+		e.layers = append(e.layers, e.newLayer(i, v))
+	}
+	return e
+}
+
+func newParam(v net.Node, node int, q net.Param, o core.Options) *param {
+	p := &param{Param: q, node: node, value: make([]float32, q.Len())}
+	if k, ok := kernelsOf(v); ok && q.Role == net.Weight {
+		p.kernels = &k
+	}
+	if o.Train && q.Trained() {
+		p.grad = make([]float32, q.Len())
+		for range o.Optimizer.Slots() {
+			p.slots = append(p.slots, make([]float32, q.Len()))
+		}
+	}
+	return p
+}
+
+func (e *engine) newLayer(i int, v net.Node) layer {
+	base := base{node: i, v: v}
+	switch op := v.Op.(type) {
+	case net.Conv2D:
+		return newWindow(base, op.Window, e.byNode[i])
+	case net.LC2D:
+		return newWindow(base, op.Window, e.byNode[i])
+	case net.Linear:
+		return newLinear(base, e.byNode[i])
+	case net.BatchNorm:
+		return newNorm(base, op, e.byNode[i])
+	case net.ReLU:
+		return relu{base}
+	case net.Add:
+		return add{base}
+	case net.MaxPool:
+		return maxPool{base, op}
+	case net.GlobalAvgPool:
+		return avgPool{base}
+	default:
+		return input{}
+	}
+}
+
+// base is what every layer knows of its place.
+type base struct {
+	node int
+	v    net.Node
+}
+
+// in is the activation of the layer's i-th input.
+func (b base) in(p pass, i int) []float32 { return p.out(b.v.Inputs[i]) }
+
+// input is the network's first node; its activation is filled before the pass.
+type input struct{}
+
+func (input) forward(pass)  {}
+func (input) backward(pass) {}
+
+func (e *engine) Load(p *model.Params) error {
+	if err := core.CheckParams(e.net, e.opt, p); err != nil {
+		return err
+	}
+	step, resume := int64(0), e.opt.Train && p.Has(core.StepTensor)
+	if resume {
+		var err error
+		if step, err = core.SavedStep(p); err != nil {
+			return err
+		}
+	}
+	for _, q := range e.params {
+		if err := q.read(q.value, p, q.Name); err != nil {
+			return err
+		}
+		for i, slot := range q.slots {
+			clear(slot)
+			if !resume {
+				continue
+			}
+			if err := q.read(slot, p, core.SlotTensor(e.opt.Optimizer.Slots()[i], q.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	e.step = step
+	return nil
+}
+
+// read copies a tensor of the parameter's shape into dst.
+func (p *param) read(dst []float32, from *model.Params, name string) error {
+	t, err := from.Get(name)
+	if err != nil {
+		return err
+	}
+	v, err := t.Float32s()
+	if err != nil {
+		return err
+	}
+	p.fromCanonical(dst, v)
+	return nil
+}
+
+func (e *engine) Save() (*model.Params, error) {
+	saved := &model.Params{}
+	addLazy := func(name string, q *param, data []float32) {
+		info := model.Info{Name: name, DType: model.F32, Shape: q.Shape}
+		saved.AddLazy(info, func() (model.Tensor, error) {
+			return model.NewTensor(name, q.Shape, q.toCanonical(data)), nil
+		})
+	}
+	for _, q := range e.params {
+		addLazy(q.Name, q, q.value)
+	}
+	if !e.opt.Train {
+		return saved, nil
+	}
+	saved.Add(model.NewTensor(core.StepTensor, nil, []int64{e.step}))
+	for _, q := range e.params {
+		for i, slot := range q.slots {
+			addLazy(core.SlotTensor(e.opt.Optimizer.Slots()[i], q.Name), q, slot)
+		}
+	}
+	return saved, nil
+}
+
+// forward runs the batch through the network.
+func (e *engine) forward(x core.Batch, train bool) pass {
+	p := e.begin(x, train)
+	for _, l := range e.layers {
+		l.forward(p)
+	}
+	return p
+}
+
+// begin puts the images in place.
+func (e *engine) begin(x core.Batch, train bool) pass {
+	p := pass{engine: e, n: x.N, train: train}
+	batchInnermost(p.out(0), x.Pixels, x.N, e.net.Input().Len())
+	return p
+}
+
+// logits are the last node's activation.
+func (e *engine) logits(p pass) core.Logits {
+	last := len(e.net.Nodes) - 1
+	l := core.Logits{N: p.n, Classes: e.net.Output().C, Values: make([]float64, p.n*e.net.Output().C)}
+	for j, v := range p.out(last) { // (classes, B)
+		l.Values[j%p.n*l.Classes+j/p.n] = float64(v)
+	}
+	return l
+}
+
+func (e *engine) Infer(ctx context.Context, x core.Batch) (core.Logits, error) {
+	if err := ctx.Err(); err != nil {
+		return core.Logits{}, err
+	}
+	if _, err := e.net.Classes(); err != nil {
+		return core.Logits{}, err
+	}
+	if err := core.CheckBatch(e.net, e.opt.MaxBatch, x); err != nil {
+		return core.Logits{}, err
+	}
+	return e.logits(e.forward(x, false)), nil
+}
+
+func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float64) (core.Step, error) {
+	if err := ctx.Err(); err != nil {
+		return core.Step{}, err
+	}
+	if err := core.CheckWake(e.net, e.opt, x, y, lr); err != nil {
+		return core.Step{}, err
+	}
+	p := e.forward(x, true)
+	logits := e.logits(p)
+	loss, top1, top5 := core.Score(logits, y)
+	loss /= float64(x.N)
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return core.Step{}, e.locate(x)
+	}
+	p.skipInput = true
+	e.setLossGradient(p, logits, y)
+	e.backward(p)
+	if err := e.checkGradients(); err != nil {
+		return core.Step{}, err
+	}
+	e.update(lr)
+	e.moveStatistics(p)
+	return core.Step{N: x.N, Loss: loss, Top1: top1, Top5: top5}, nil
+}
+
+// setLossGradient puts the derivative of the mean cross-entropy into the gradient of the last node.
+func (e *engine) setLossGradient(p pass, l core.Logits, y core.Labels) {
+	g, row := p.grad(len(e.net.Nodes)-1), make([]float64, l.Classes)
+	for i, label := range y {
+		core.SoftmaxGradient(row, l.Row(i), label, 1/float64(l.N))
+		for j, v := range row {
+			g[j*p.n+i] = float32(v)
+		}
+	}
+}
+
+// backward propagates the gradient of the last node to all parameters and nodes.
+func (e *engine) backward(p pass) {
+	for _, l := range slices.Backward(e.layers) {
+		l.backward(p)
+	}
+}
+
+// locate runs the batch again, layer by layer, and names the first whose weights or output are not finite.
+func (e *engine) locate(x core.Batch) error {
+	p := e.begin(x, true)
+	for i, l := range e.layers {
+		l.forward(p)
+		for _, q := range e.byNode[i] {
+			if !e.finite(q.value) {
+				return &core.NonFiniteError{Layer: e.net.Nodes[i].Name, What: "weights"}
+			}
+		}
+		if !e.finite(p.out(i)) {
+			return &core.NonFiniteError{Layer: e.net.Nodes[i].Name, What: "output"}
+		}
+	}
+	return &core.NonFiniteError{Layer: "loss", What: "output"}
+}
+
+// checkGradients names the last layer, the first that backpropagation reaches, with a gradient that is not finite.
+func (e *engine) checkGradients() error {
+	for _, q := range slices.Backward(e.params) {
+		if q.grad != nil && !e.finite(q.grad) {
+			return &core.NonFiniteError{Layer: e.net.Nodes[q.node].Name, What: "gradient"}
+		}
+	}
+	return nil
+}
+
+// finite tells whether all numbers are. x - x is 0 for a finite x and NaN otherwise, and NaN survives a sum.
+func (e *engine) finite(xs []float32) bool {
+	sums := make([]float32, e.pool.Size())
+	e.pool.Run(len(xs), func(worker, lo, hi int) {
+		var s float32
+		for _, x := range xs[lo:hi] {
+			s += x - x
+		}
+		sums[worker] = s
+	})
+	for _, s := range sums {
+		if s != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error) {
+	return sleep.Run(ctx, e.net, s, time.Now, func(l sleep.Layer) sleep.Runner {
+		return sleeper{l, e.pool, e.byNode[l.Node]}
+	})
+}
+
+func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter.Seq2[model.Tensor, error] {
+	return func(yield func(model.Tensor, error) bool) {
+		err := ctx.Err()
+		if err == nil {
+			err = core.CheckProbe(e.net, e.opt, x, probe)
+		}
+		if err != nil {
+			yield(model.Tensor{}, err)
+			return
+		}
+		p := e.begin(x, probe.Train)
+		for i, l := range e.layers { // a later layer may write over the activation
+			l.forward(p)
+			if !yield(e.canonical("out/", i, p.n, p.out(i)), nil) {
+				return
+			}
+		}
+		switch last := len(e.net.Nodes) - 1; {
+		case probe.Labels != nil:
+			e.setLossGradient(p, e.logits(p), probe.Labels)
+		case probe.Cotangent != nil:
+			g, c := p.grad(last), make([]float32, len(probe.Cotangent))
+			for i, v := range probe.Cotangent {
+				c[i] = float32(v)
+			}
+			batchInnermost(g, c, p.n, e.net.Output().Len())
+		default:
+			return
+		}
+		e.backward(p)
+		for _, q := range e.params {
+			if q.grad != nil && !yield(model.NewTensor("grad/"+q.Name, q.Shape, q.toCanonical(q.grad)), nil) {
+				return
+			}
+		}
+		yield(e.canonical("grad/", 0, p.n, p.grad(0)), nil)
+	}
+}
+
+// canonical copies a node's activation or gradient to (B, H, W, C).
+func (e *engine) canonical(prefix string, node, n int, data []float32) model.Tensor {
+	s := e.net.Nodes[node].Out
+	dst := make([]float32, len(data))
+	batchOutermost(dst, data, n, s.Len())
+	return model.NewTensor(prefix+e.net.Nodes[node].Name, []int{n, s.H, s.W, s.C}, dst)
+}
+
+func (e *engine) Close() error {
+	e.pool.Close()
+	e.bufs, e.params, e.layers = nil, nil, nil
+	return nil
+}

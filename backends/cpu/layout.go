@@ -1,0 +1,99 @@
+package cpu
+
+import "hypnos/core/net"
+
+// kernels is the shape of a layer's weights: (positions, groups, taps, cin, cout) in memory here, with cin and cout
+// counted within a group; (positions, groups·cout, taps, cin) in the canonical layout. Linear layers are one position, one
+// group, one tap.
+type kernels struct{ positions, groups, taps, cin, cout int }
+
+// index is the place here of a weight of group g.
+func (k kernels) index(position, g, tap, c, n int) int {
+	return (((position*k.groups+g)*k.taps+tap)*k.cin+c)*k.cout + n
+}
+
+// each calls f with the place of every weight here and in the canonical layout, which it counts up.
+func (k kernels) each(f func(here, canonical int)) {
+	at := 0
+	for p := range k.positions {
+		for g := range k.groups {
+			for n := range k.cout {
+				for t := range k.taps {
+					for c := range k.cin {
+						f(k.index(p, g, t, c, n), at)
+						at++
+					}
+				}
+			}
+		}
+	}
+}
+
+// size is the number of weights of one position.
+func (k kernels) size() int { return k.groups * k.taps * k.cin * k.cout }
+
+// kernelsOf is the shape of a node's weights; nodes without a weight matrix have none.
+func kernelsOf(v net.Node) (kernels, bool) {
+	window := func(w net.Window, positions int) kernels {
+		return kernels{positions, w.Groups, w.Kernel * w.Kernel, v.In.C / w.Groups, w.Out / w.Groups}
+	}
+	switch op := v.Op.(type) {
+	case net.Conv2D:
+		return window(op.Window, 1), true
+	case net.LC2D:
+		return window(op.Window, v.Out.H*v.Out.W), true
+	case net.Linear:
+		return kernels{1, 1, 1, v.In.C, op.Out}, true
+	}
+	return kernels{}, false
+}
+
+// param is one parameter: values, gradient and optimiser slots in this backend's layout.
+type param struct {
+	net.Param
+	node        int
+	kernels     *kernels // nil: the layout is the canonical one
+	value, grad []float32
+	slots       [][]float32
+}
+
+// fromCanonical copies a tensor's elements into this backend's layout.
+func (p *param) fromCanonical(dst, src []float32) {
+	if p.kernels == nil {
+		copy(dst, src)
+		return
+	}
+	p.kernels.each(func(here, canonical int) { dst[here] = src[canonical] })
+}
+
+// toCanonical returns a copy in the canonical layout.
+func (p *param) toCanonical(src []float32) []float32 {
+	dst := make([]float32, len(src))
+	if p.kernels == nil {
+		copy(dst, src)
+		return dst
+	}
+	p.kernels.each(func(here, canonical int) { dst[canonical] = src[here] })
+	return dst
+}
+
+// tile is the block of images and elements that a transposition works on at a time.
+const tile = 32
+
+// batchInnermost copies (B, elements) to (elements, B).
+func batchInnermost(dst, src []float32, batch, elements int) {
+	for b0 := 0; b0 < batch; b0 += tile {
+		for e0 := 0; e0 < elements; e0 += tile {
+			for e := e0; e < min(e0+tile, elements); e++ {
+				for b := b0; b < min(b0+tile, batch); b++ {
+					dst[e*batch+b] = src[b*elements+e]
+				}
+			}
+		}
+	}
+}
+
+// batchOutermost copies (elements, B) to (B, elements).
+func batchOutermost(dst, src []float32, batch, elements int) {
+	batchInnermost(dst, src, elements, batch)
+}
