@@ -20,9 +20,10 @@ type job struct {
 func New(size int) *Pool {
 	p := &Pool{size: size, jobs: make([]chan job, size-1)}
 	for i := range p.jobs {
-		p.jobs[i] = make(chan job)
+		jobs := make(chan job)
+		p.jobs[i] = jobs
 		go func() {
-			for j := range p.jobs[i] {
+			for j := range jobs {
 				j.run(j.worker, j.lo, j.hi)
 				p.done.Done()
 			}

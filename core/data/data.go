@@ -1,0 +1,92 @@
+// Package data reads labelled images and serves them in batches.
+//
+// Sources: CIFAR-10 and CIFAR-100 in the official binary layout, and class folders of JPEG and PNG files, each as a
+// folder or as a .tar, .tar.gz or .tar.bz2 archive. All images are decoded when a source is opened and held as bytes.
+// JPEGs are decoded by Go's image/jpeg, which repeats chroma samples instead of interpolating them.
+package data
+
+import (
+	"fmt"
+
+	"hypnos/core/net"
+	"hypnos/core/rng"
+)
+
+// Images are labelled images of one size.
+type Images struct {
+	Shape  net.Shape
+	Pixels []uint8 // (N, H, W, 3), R, G, B of 0 to 255
+	Labels []int32
+}
+
+// Len is the number of images.
+func (s *Images) Len() int { return len(s.Labels) }
+
+// Image is the i-th image, (H, W, 3).
+func (s *Images) Image(i int) []uint8 { return s.Pixels[i*s.Shape.Len() : (i+1)*s.Shape.Len()] }
+
+// subset copies the images of the given indices.
+func (s *Images) subset(index []int) *Images {
+	t := &Images{Shape: s.Shape}
+	for _, i := range index {
+		t.Pixels = append(t.Pixels, s.Image(i)...)
+		t.Labels = append(t.Labels, s.Labels[i])
+	}
+	return t
+}
+
+// Dataset is a training set and a test set over the same classes.
+type Dataset struct {
+	Name    string
+	Classes []string // by label
+	Train   *Images
+	Test    *Images
+	Skipped []string // corrupt files left out, when the options allow it
+}
+
+// Holdout replaces the test set by n images drawn from the training set, which loses them: the authors' split for
+// choosing hyperparameters (45,000 and 5,000 images of CIFAR-10).
+func (d *Dataset) Holdout(n int, seed uint64) error {
+	if n < 1 || n >= d.Train.Len() {
+		return fmt.Errorf("data: %s: cannot hold out %d of %d training images", d.Name, n, d.Train.Len())
+	}
+	order := rng.New(seed, rng.Split, 0).Perm(d.Train.Len())
+	d.Test = d.Train.subset(order[:n])
+	d.Train = d.Train.subset(order[n:])
+	return nil
+}
+
+// Limit keeps the first n training and m test images; 0 keeps all.
+func (d *Dataset) Limit(n, m int) error {
+	for _, c := range []struct {
+		what string
+		set  **Images
+		keep int
+	}{{"training", &d.Train, n}, {"test", &d.Test, m}} {
+		s := *c.set
+		switch {
+		case c.keep < 0 || c.keep > s.Len():
+			return fmt.Errorf("data: %s: cannot keep %d of %d %s images", d.Name, c.keep, s.Len(), c.what)
+		case c.keep > 0:
+			*c.set = &Images{Shape: s.Shape, Pixels: s.Pixels[:c.keep*s.Shape.Len()], Labels: s.Labels[:c.keep]}
+		}
+	}
+	return nil
+}
+
+// Stats are mean and standard deviation of each channel, of pixel values scaled to [0, 1].
+type Stats struct {
+	Mean [3]float64 `json:"mean" toml:"mean"`
+	Std  [3]float64 `json:"std" toml:"std"`
+}
+
+// Check returns an error when the statistics cannot normalise: a channel without variance, as in a set of constant
+// images, or a number that is not finite.
+func (s Stats) Check() error {
+	for c := range 3 {
+		if !(s.Mean[c] >= 0 && s.Mean[c] <= 1) || !(s.Std[c] > 0 && s.Std[c] <= 1) {
+			return fmt.Errorf("data: channel %d has mean %g and standard deviation %g: cannot normalise", c, s.Mean[c], s.Std[c])
+		}
+	}
+	return nil
+}

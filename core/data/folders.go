@@ -1,0 +1,207 @@
+package data
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/draw"
+	_ "image/jpeg" // formats of image.Decode
+	_ "image/png"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	xdraw "golang.org/x/image/draw"
+
+	"hypnos/core/net"
+)
+
+// folders collects image files by split and class: …/train/<class>/…/x.jpg, and test or val in place of train. What
+// lies between the class and the file does not matter. Labels are the ranks of the class names in byte order.
+type folders struct {
+	train, test []imageFile
+}
+
+type imageFile struct {
+	name, class string
+	data        []byte
+}
+
+// limits on what is taken from outside.
+const (
+	maxFile   = 64 << 20 // bytes of one image file
+	maxPixels = 64 << 20 // of one decoded image
+	maxBytes  = 16 << 30 // of all decoded images
+)
+
+func (f *folders) found() bool { return len(f.train)+len(f.test) > 0 }
+
+// take reads the file if it is an image in a class folder.
+func (f *folders) take(name string, r io.Reader) error {
+	if !isImage(name) || strings.HasPrefix(path.Base(name), ".") {
+		return nil
+	}
+	parts := strings.Split(name, "/")
+	at := slices.IndexFunc(parts, func(p string) bool { return p == "train" || p == "test" || p == "val" })
+	if at < 0 || at+2 >= len(parts) {
+		return nil
+	}
+	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return err
+	}
+	if len(data) > maxFile {
+		return fmt.Errorf("more than %d bytes", maxFile)
+	}
+	file := imageFile{name, parts[at+1], data}
+	if parts[at] == "train" {
+		f.train = append(f.train, file)
+	} else {
+		f.test = append(f.test, file)
+	}
+	return nil
+}
+
+func (f *folders) dataset(o Options) (*Dataset, error) {
+	classes := map[string]int32{}
+	for _, file := range f.train {
+		classes[file.class] = 0
+	}
+	d := &Dataset{Name: "class folders"}
+	for name := range classes {
+		d.Classes = append(d.Classes, name)
+	}
+	slices.Sort(d.Classes)
+	for i, name := range d.Classes {
+		classes[name] = int32(i)
+	}
+	if len(f.train) == 0 {
+		return nil, fmt.Errorf("no images below train/<class>/")
+	}
+	for _, file := range f.test {
+		if _, ok := classes[file.class]; !ok {
+			return nil, fmt.Errorf("%s: class %q has no training images", file.name, file.class)
+		}
+	}
+	size, err := f.size(o)
+	if err != nil {
+		return nil, err
+	}
+	if need := int64(len(f.train)+len(f.test)) * int64(size*size*3); need > maxBytes {
+		return nil, fmt.Errorf("%d images of %dx%d take %.1f GB decoded, the limit is %.1f GB", len(f.train)+len(f.test), size, size, float64(need)/1e9, maxBytes/1e9)
+	}
+	if d.Train, err = decodeAll(f.train, classes, size, o, d); err != nil {
+		return nil, err
+	}
+	if len(f.test) > 0 {
+		d.Test, err = decodeAll(f.test, classes, size, o, d)
+	}
+	return d, err
+}
+
+// size is the wanted size, or that of the first training image that can be decoded.
+func (f *folders) size(o Options) (int, error) {
+	if o.Size != 0 {
+		return o.Size, nil
+	}
+	for _, file := range f.train {
+		c, _, err := image.DecodeConfig(bytes.NewReader(file.data))
+		switch {
+		case err != nil && o.SkipCorrupt:
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("%s: %w", file.name, err)
+		case c.Width != c.Height:
+			return 0, fmt.Errorf("%s: %dx%d pixels are not square: say what size images shall have", file.name, c.Width, c.Height)
+		}
+		return c.Width, nil
+	}
+	return 0, fmt.Errorf("no image can be decoded")
+}
+
+// decodeAll decodes the files in the order of their names, whichever worker does it.
+func decodeAll(files []imageFile, classes map[string]int32, size int, o Options, d *Dataset) (*Images, error) {
+	slices.SortFunc(files, func(a, b imageFile) int { return strings.Compare(a.name, b.name) })
+	shape := net.Shape{H: size, W: size, C: 3}
+	pixels := make([]uint8, len(files)*shape.Len())
+	errs := make([]error, len(files))
+	var wait sync.WaitGroup
+	workers := max(1, o.Workers)
+	for w := range workers {
+		wait.Go(func() {
+			for i := w; i < len(files); i += workers {
+				errs[i] = decodeInto(pixels[i*shape.Len():(i+1)*shape.Len()], files[i].data, size, o.Fit)
+				files[i].data = nil
+			}
+		})
+	}
+	wait.Wait()
+	s := &Images{Shape: shape, Pixels: pixels[:0]}
+	for i, file := range files {
+		if errs[i] != nil {
+			err := fmt.Errorf("%s: %w", file.name, errs[i])
+			if !o.SkipCorrupt {
+				return nil, err
+			}
+			d.Skipped = append(d.Skipped, err.Error())
+			continue
+		}
+		s.Pixels = append(s.Pixels, pixels[i*shape.Len():(i+1)*shape.Len()]...) // moves it forward, over a skipped one
+		s.Labels = append(s.Labels, classes[file.class])
+	}
+	if s.Len() == 0 {
+		return nil, fmt.Errorf("none of %d images can be decoded", len(files))
+	}
+	return s, nil
+}
+
+// decodeInto decodes an image file to RGB bytes of size x size pixels.
+func decodeInto(dst []uint8, data []byte, size int, fit Fit) error {
+	c, _, err := image.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	if int64(c.Width)*int64(c.Height) > maxPixels {
+		return fmt.Errorf("%dx%d pixels are more than %d", c.Width, c.Height, maxPixels)
+	}
+	m, _, err := image.Decode(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	rgba, err := fitted(m, size, fit)
+	if err != nil {
+		return err
+	}
+	for i := range size * size {
+		row, col := i/size, i%size
+		copy(dst[3*i:3*i+3], rgba.Pix[row*rgba.Stride+4*col:])
+	}
+	return nil
+}
+
+// fitted draws the part of m that is wanted on black. Grey images get three equal channels.
+func fitted(m image.Image, size int, fit Fit) (*image.RGBA, error) {
+	b := m.Bounds()
+	dst := image.NewRGBA(image.Rect(0, 0, size, size))
+	draw.Draw(dst, dst.Bounds(), image.Black, image.Point{}, draw.Src)
+	short := min(b.Dx(), b.Dy())
+	switch {
+	case b.Dx() == size && b.Dy() == size:
+		draw.Draw(dst, dst.Bounds(), m, b.Min, draw.Over)
+	case fit == FitResize && short > 0:
+		xdraw.BiLinear.Scale(dst, dst.Bounds(), m, centre(b, short), draw.Over, nil)
+	case fit == FitCrop && short >= size:
+		draw.Draw(dst, dst.Bounds(), m, centre(b, size).Min, draw.Over)
+	default:
+		return nil, fmt.Errorf("%dx%d pixels, want %dx%d", b.Dx(), b.Dy(), size, size)
+	}
+	return dst, nil
+}
+
+// centre is the square of the given size in the middle of b.
+func centre(b image.Rectangle, size int) image.Rectangle {
+	x, y := b.Min.X+(b.Dx()-size)/2, b.Min.Y+(b.Dy()-size)/2
+	return image.Rect(x, y, x+size, y+size)
+}

@@ -1,0 +1,193 @@
+package data
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// Options choose how a source is read. The zero value reads images of any one size as they are.
+type Options struct {
+	// Size is the number of rows and columns that images shall have; 0 takes the source's, which must be square and
+	// all the same.
+	Size int
+	// Fit says how images of class folders get that size: FitExact, FitCrop or FitResize.
+	Fit Fit
+	// SkipCorrupt leaves out files that cannot be decoded and lists them, instead of failing at the first.
+	SkipCorrupt bool
+	// Workers decode files; 0 means 1.
+	Workers int
+	// TrainOnly accepts a source without test images, of which some training images will be held out.
+	TrainOnly bool
+}
+
+// Fit says how an image gets the wanted size.
+type Fit string
+
+const (
+	FitExact  Fit = "exact"  // it must have it
+	FitCrop   Fit = "crop"   // the centre is cut out, as the authors do with TinyImageNet
+	FitResize Fit = "resize" // the shorter side is scaled to it (bilinear, anti-aliased), then the centre is cut out
+)
+
+// UnmarshalText reads a Fit.
+func (f *Fit) UnmarshalText(text []byte) error {
+	switch v := Fit(text); v {
+	case FitExact, FitCrop, FitResize:
+		*f = v
+		return nil
+	}
+	return fmt.Errorf("data: unknown fit %q (known: %s, %s, %s)", text, FitExact, FitCrop, FitResize)
+}
+
+// Open reads a folder or an archive. Errors name the source and the file in it.
+func Open(source string, o Options) (*Dataset, error) {
+	st, err := os.Stat(source)
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	c := &collector{options: o}
+	if st.IsDir() {
+		err = walkFolder(source, c.take)
+	} else {
+		var f *os.File
+		if f, err = os.Open(source); err == nil {
+			defer f.Close()
+			err = walkArchive(f, c.take)
+		}
+	}
+	return c.finish(source, err)
+}
+
+// Read reads an archive from r; name is used in messages.
+func Read(name string, r io.Reader, o Options) (*Dataset, error) {
+	c := &collector{options: o}
+	return c.finish(name, walkArchive(r, c.take))
+}
+
+// walkFolder calls take for every file below a folder, in lexical order.
+func walkFolder(root string, take func(name string, r io.Reader) error) error {
+	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(p) // follows links
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		name, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		return take(filepath.ToSlash(name), f)
+	})
+}
+
+// walkArchive calls take for every file of a tar archive, which may be compressed by gzip or bzip2.
+func walkArchive(r io.Reader, take func(name string, r io.Reader) error) error {
+	buffered := bufio.NewReaderSize(r, 1<<20)
+	magic, err := buffered.Peek(3)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	var plain io.Reader = buffered
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		gz, err := gzip.NewReader(buffered)
+		if err != nil {
+			return err
+		}
+		plain = gz
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		plain = bzip2.NewReader(buffered)
+	}
+	t, files := tar.NewReader(plain), 0
+	for {
+		h, err := t.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			if files == 0 && errors.Is(err, tar.ErrHeader) {
+				err = errors.New("not a tar archive")
+			}
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		files++
+		if err := take(path.Clean(h.Name), t); err != nil {
+			return err
+		}
+	}
+	// A compressed stream has a checksum behind the archive's end; only reading to the end verifies it.
+	_, err = io.Copy(io.Discard, plain)
+	return err
+}
+
+// collector sorts the files of a source by what they are and makes a dataset of them.
+type collector struct {
+	options Options
+	cifar   cifar
+	folders folders
+}
+
+// take reads one file, or passes it over when it is nothing that belongs to a dataset.
+func (c *collector) take(name string, r io.Reader) error {
+	known, err := c.cifar.take(name, r)
+	if !known && err == nil {
+		err = c.folders.take(name, r)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// finish makes the dataset, or the error that says why there is none.
+func (c *collector) finish(source string, err error) (*Dataset, error) {
+	var d *Dataset
+	switch {
+	case err != nil:
+	case c.cifar.found() && c.folders.found():
+		err = fmt.Errorf("holds both CIFAR files and class folders")
+	case c.cifar.found():
+		d, err = c.cifar.dataset(c.options)
+	case c.folders.found():
+		d, err = c.folders.dataset(c.options)
+	default:
+		err = fmt.Errorf("no data set found: want data_batch_*.bin and test_batch.bin (CIFAR-10), train.bin and test.bin (CIFAR-100), or train/<class>/*.jpg or .png with test/ or val/ beside it")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data: %s: %w", source, err)
+	}
+	if d.Test == nil && !c.options.TrainOnly {
+		return nil, fmt.Errorf("data: %s: no test images (hold some training images out instead)", source)
+	}
+	return d, nil
+}
+
+// isImage tells whether a file name is one of an image.
+func isImage(name string) bool {
+	switch strings.ToLower(path.Ext(name)) {
+	case ".jpg", ".jpeg", ".png":
+		return true
+	}
+	return false
+}
