@@ -22,20 +22,20 @@ type entry struct {
 func table() []entry {
 	return []entry{
 		{ref.Name, nil, func(map[string]string) (core.Backend, error) { return ref.Open(), nil }},
-		{cpu.Name, []string{"threads"}, openCPU},
+		{cpu.Name, []string{"threads", "kernels"}, openCPU},
 	}
 }
 
 func openCPU(settings map[string]string) (core.Backend, error) {
-	threads := 0
+	o := cpu.Options{Kernels: settings["kernels"]}
 	if v, ok := settings["threads"]; ok {
 		n, err := strconv.Atoi(v)
 		if err != nil {
 			return nil, fmt.Errorf("threads=%q is not a whole number", v)
 		}
-		threads = n
+		o.Threads = n
 	}
-	return cpu.Open(threads)
+	return cpu.Open(o)
 }
 
 // Names lists the backends.

@@ -2,48 +2,73 @@
 //
 // Layouts. Activations are (H, W, C, B), the batch innermost: the row of one channel at one position is a vector over
 // the images, so that a receptive field is a list of rows, used where they lie for forward, input gradient and weight
-// gradient alike, with no im2col. Weights are (location, group, tap, input channel, output channel): those of one
-// location are contiguous and are met once, in order, in each pass over a locally connected layer. Both are converted
-// at Load, Save and Trace; see layout.go.
+// gradient alike, with no im2col. Weights are (location, group, tile of 16 output channels, tap, input channel, channel
+// of the tile): those of one location are contiguous and are met once, in order, in each pass over a locally connected
+// layer. Both are converted at Load, Save and Trace; see layout.go and package kernel.
 //
-// Results. Every sum has an order of its own that does not depend on the number of threads or on the batch around an
-// image, so that any thread count gives the same bits, and a batch of N the same logits as N batches of one.
+// Results. Every sum has an order of its own that does not depend on the number of threads, so that any thread count
+// gives the same bits. They do depend on the version of the kernels (AVX-512, AVX2, portable), by rounding, and so does
+// an image's result on whether its batch is so small that it is computed image by image.
 package cpu
 
 import (
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 
 	"hypnos/core"
 	"hypnos/core/net"
 	"hypnos/core/optim"
 	"hypnos/core/sleep"
 
-	"hypnos/backends/cpu/internal/workers"
+	"hypnos/backends/cpu/internal/kernel"
 )
 
 // Name is the backend's name.
 const Name = "cpu"
 
-// Open returns the backend with the given number of threads; 0 means one a core. More threads than cores are cut to
-// the cores, which a note of Caps says.
-func Open(threads int) (core.Backend, error) {
+// Options of Open.
+type Options struct {
+	Threads int    // 0 means one a core; more than there are cores are cut, which a note of Caps says
+	Kernels string // a version of Versions; "" takes the best
+}
+
+// Versions names the versions of the kernels that this processor and build can run, the best first.
+func Versions() []string {
+	var names []string
+	for _, k := range kernel.Versions() {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
+// Open returns the backend.
+func Open(o Options) (core.Backend, error) {
 	cores := runtime.GOMAXPROCS(0)
-	b := backend{threads: threads}
+	b := backend{threads: o.Threads, kernels: kernel.Versions()[0]}
 	switch {
-	case threads < 0:
-		return nil, fmt.Errorf("cpu: %d threads are below 0", threads)
-	case threads == 0:
+	case o.Threads < 0:
+		return nil, fmt.Errorf("cpu: %d threads are below 0", o.Threads)
+	case o.Threads == 0:
 		b.threads = cores
-	case threads > cores:
+	case o.Threads > cores:
 		b.threads = cores
-		b.notes = append(b.notes, fmt.Sprintf("%d threads asked for, cut to the %d cores", threads, cores))
+		b.notes = append(b.notes, fmt.Sprintf("%d threads asked for, cut to the %d cores", o.Threads, cores))
+	}
+	if o.Kernels != "" {
+		i := slices.Index(Versions(), o.Kernels)
+		if i < 0 {
+			return nil, fmt.Errorf("cpu: no kernels %q here (there are: %s)", o.Kernels, strings.Join(Versions(), ", "))
+		}
+		b.kernels = kernel.Versions()[i]
 	}
 	return b, nil
 }
 
 type backend struct {
 	threads int
+	kernels *kernel.Kernels
 	notes   []string
 }
 
@@ -55,7 +80,7 @@ func (b backend) Caps() core.Caps {
 		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "linear"},
 		Optimizers: []optim.Kind{optim.AdamW, optim.Adam, optim.SGD},
 		Rules:      []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()},
-		Notes:      append([]string{fmt.Sprintf("%d threads, portable kernels", b.threads)}, b.notes...),
+		Notes:      append([]string{fmt.Sprintf("%d threads, %s kernels", b.threads, b.kernels.Name)}, b.notes...),
 	}
 }
 
@@ -65,5 +90,5 @@ func (b backend) Compile(n *net.Network, o core.Options) (core.Engine, error) {
 	if err := core.CheckOptions(o); err != nil {
 		return nil, err
 	}
-	return compile(n, o, workers.New(b.threads)), nil
+	return compile(n, o, b.threads, b.kernels)
 }

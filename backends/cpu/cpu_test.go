@@ -8,13 +8,20 @@ import (
 	"hypnos/core"
 )
 
+// Every version of the kernels passes the suite, with the same bits on one thread and on two.
 func TestCompliance(t *testing.T) {
-	threads := func(n int) func() (core.Backend, error) {
-		return func() (core.Backend, error) { return cpu.Open(n) }
+	versions := cpu.Versions()
+	t.Logf("versions here: %v", versions)
+	for _, v := range versions {
+		t.Run(v, func(t *testing.T) {
+			threads := func(n int) func() (core.Backend, error) {
+				return func() (core.Backend, error) { return cpu.Open(cpu.Options{Threads: n, Kernels: v}) }
+			}
+			backendtest.Run(t, backendtest.Config{
+				Open:     threads(0),
+				Same:     map[string]func() (core.Backend, error){"1 thread": threads(1), "2 threads": threads(2)},
+				Roundoff: 0x1p-24,
+			})
+		})
 	}
-	backendtest.Run(t, backendtest.Config{
-		Open:     threads(0),
-		Same:     map[string]func() (core.Backend, error){"1 thread": threads(1), "2 threads": threads(2)},
-		Roundoff: 0x1p-24,
-	})
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core"
 	"hypnos/core/model"
@@ -16,15 +17,17 @@ import (
 
 // engine is a compiled network.
 type engine struct {
-	net    *net.Network
-	opt    core.Options
-	pool   *workers.Pool
-	plan   plan
-	bufs   [][]float32 // by plan.sizes, for MaxBatch images
-	layers []layer     // by node
-	params []*param    // in the order of the nodes
-	byNode [][]*param
-	step   int64
+	net     *net.Network
+	opt     core.Options
+	pool    *workers.Pool
+	kernels *kernel.Kernels
+	plan    plan
+	bufs    [][]float32 // by plan.sizes, for MaxBatch images
+	scratch [][]float32 // by worker
+	layers  []layer     // by node
+	params  []*param    // in the order of the nodes
+	byNode  [][]*param
+	step    int64
 }
 
 // layer is one node compiled. y, x, dy, dx are (H, W, C, B) with the batch size of the pass.
@@ -57,19 +60,30 @@ func (p pass) inGrad(node, i int) ([]float32, mode) {
 	return p.grad(p.net.Nodes[node].Inputs[i]), p.plan.back[node][i]
 }
 
-func compile(n *net.Network, o core.Options, pool *workers.Pool) *engine {
-	e := &engine{net: n, opt: o, pool: pool, plan: makePlan(n, o.Train), byNode: make([][]*param, len(n.Nodes))}
-	for _, size := range e.plan.sizes {
-		e.bufs = append(e.bufs, make([]float32, size*o.MaxBatch))
-	}
+func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*engine, error) {
+	e := &engine{net: n, opt: o, kernels: k, plan: makePlan(n, o.Train), byNode: make([][]*param, len(n.Nodes))}
+	scratch := 0
 	for i, v := range n.Nodes {
 		for _, q := range v.Params {
 			e.byNode[i] = append(e.byNode[i], newParam(v, i, q, o))
 		}
 		e.params = append(e.params, e.byNode[i]...)
 		e.layers = append(e.layers, e.newLayer(i, v))
+		if l, ok := e.layers[i].(*window); ok {
+			if err := l.check(o.MaxBatch); err != nil {
+				return nil, err
+			}
+			scratch = max(scratch, kernel.ScratchLen(l.cout, o.MaxBatch))
+		}
 	}
-	return e
+	for _, size := range e.plan.sizes {
+		e.bufs = append(e.bufs, make([]float32, size*o.MaxBatch))
+	}
+	e.pool = workers.New(threads)
+	for range threads {
+		e.scratch = append(e.scratch, make([]float32, scratch))
+	}
+	return e, nil
 }
 
 func newParam(v net.Node, node int, q net.Param, o core.Options) *param {
@@ -373,6 +387,6 @@ func (e *engine) canonical(prefix string, node, n int, data []float32) model.Ten
 
 func (e *engine) Close() error {
 	e.pool.Close()
-	e.bufs, e.params, e.layers = nil, nil, nil
+	e.bufs, e.scratch, e.params, e.layers = nil, nil, nil, nil
 	return nil
 }

@@ -1,15 +1,27 @@
 package cpu
 
-import "hypnos/core/net"
+import (
+	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/core/net"
+)
 
-// kernels is the shape of a layer's weights: (positions, groups, taps, cin, cout) in memory here, with cin and cout
-// counted within a group; (positions, groups·cout, taps, cin) in the canonical layout. Linear layers are one position, one
-// group, one tap.
+// kernels is the shape of a layer's weights: in the canonical layout (positions, groups·cout, taps, cin), with cin and
+// cout counted within a group; here (positions, groups, tiles, rows, up to 16), the rows being (taps, cin) and a tile up
+// to 16 of the cout channels (package kernel). Linear layers are one position, one group, one tap.
 type kernels struct{ positions, groups, taps, cin, cout int }
+
+// rows is K, the number of weights a neuron.
+func (k kernels) rows() int { return k.taps * k.cin }
+
+// block is the number of weights of one position and group, size that of one position.
+func (k kernels) block() int { return k.rows() * k.cout }
+func (k kernels) size() int  { return k.groups * k.block() }
 
 // index is the place here of a weight of group g.
 func (k kernels) index(position, g, tap, c, n int) int {
-	return (((position*k.groups+g)*k.taps+tap)*k.cin+c)*k.cout + n
+	first := n / kernel.Tile * kernel.Tile
+	width := min(kernel.Tile, k.cout-first)
+	return position*k.size() + g*k.block() + first*k.rows() + (tap*k.cin+c)*width + n - first
 }
 
 // each calls f with the place of every weight here and in the canonical layout, which it counts up.
@@ -28,9 +40,6 @@ func (k kernels) each(f func(here, canonical int)) {
 		}
 	}
 }
-
-// size is the number of weights of one position.
-func (k kernels) size() int { return k.groups * k.taps * k.cin * k.cout }
 
 // kernelsOf is the shape of a node's weights; nodes without a weight matrix have none.
 func kernelsOf(v net.Node) (kernels, bool) {

@@ -1,16 +1,40 @@
 package cpu
 
 import (
+	"fmt"
+	"math"
+	"slices"
+
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/core"
 	"hypnos/core/net"
 )
 
-// window is a conv2d or lc2d layer.
+// window is a conv2d or lc2d layer, or a linear one, which is a 1x1 convolution of one position.
+//
+// What a location computes is the same everywhere but for taps that fall on the padding, so that the lists of products
+// are made once for each class of locations and batch size.
 type window struct {
 	base
 	net.Window
 	kernels
 	weight, bias *param // bias is nil without
+	fields, uses classes
+	batch        int              // for which the lists were made
+	shares       [][]kernel.Lists // of a convolution: the products of each field whose rows a worker has
+}
+
+// classes sorts locations by what they compute.
+type classes struct {
+	of    []int          // class of each location
+	terms [][]term       // products of each class
+	lists []kernel.Lists // the same for a batch size
+}
+
+// term is one product: an activation row, counted in rows, and a weight in a tile of the given width, both relative to
+// the location's.
+type term struct {
+	row, weight, width int
 }
 
 func newWindow(b base, w net.Window, params []*param) *window {
@@ -18,31 +42,111 @@ func newWindow(b base, w net.Window, params []*param) *window {
 	if w.Bias {
 		l.bias = params[1]
 	}
+	l.fields = sortLocations(b.v.Out.H*b.v.Out.W, l.field)
+	l.uses = sortLocations(b.v.In.H*b.v.In.W, l.use)
 	return l
 }
 
-// shared is the index of the weights used at an output position: 0 for a convolution.
-func (l *window) shared(position int) int {
-	if l.positions == 1 {
-		return 0
+// sortLocations finds the classes of n locations from the products of each.
+func sortLocations(n int, products func(location int) []term) classes {
+	c := classes{of: make([]int, n)}
+	known := map[string]int{}
+	for i := range n {
+		terms := products(i)
+		key := fmt.Sprint(terms)
+		at, ok := known[key]
+		if !ok {
+			at = len(c.terms)
+			known[key] = at
+			c.terms = append(c.terms, terms)
+		}
+		c.of[i] = at
 	}
-	return position
+	return c
 }
 
-// block are the weights of one output position and group, (tap, cin, cout).
-func (l *window) block(w []float32, position, g int) []float32 {
-	size := l.taps * l.cin * l.cout
-	at := (l.shared(position)*l.groups + g) * size
-	return w[at : at+size]
+// forBatch makes the lists for a batch size.
+func (c *classes) forBatch(n int) {
+	c.lists = make([]kernel.Lists, len(c.terms))
+	for i, terms := range c.terms {
+		c.lists[i] = makeLists(terms, n)
+	}
 }
 
-// biases are those of one output position, by channel.
-func (l *window) biases(b []float32, position int) []float32 {
-	at := l.shared(position) * l.Out
-	return b[at : at+l.Out]
+func makeLists(terms []term, n int) kernel.Lists {
+	var full, part []kernel.Pair
+	for _, t := range terms {
+		pair := kernel.Pair{int32(t.row * n), int32(t.weight)}
+		if t.width == kernel.Tile {
+			full = append(full, pair)
+		} else {
+			part = append(part, pair)
+		}
+	}
+	return kernel.Lists{Full: kernel.NewList(full), Part: kernel.NewList(part)}
 }
 
-// taps calls f for every kernel offset of output position l that falls on a real input: t is the tap, x the input
+// check returns an error when an offset does not fit the lists' 32 bits at the largest batch.
+func (l *window) check(maxBatch int) error {
+	for _, c := range []classes{l.fields, l.uses} {
+		for _, terms := range c.terms {
+			for _, t := range terms {
+				if r := t.row * maxBatch; r > math.MaxInt32 || r < math.MinInt32 || t.weight > math.MaxInt32 || t.weight < math.MinInt32 {
+					return fmt.Errorf("cpu: layer %q: offsets beyond 2^31 at batch size %d: %w", l.v.Name, maxBatch, core.ErrUnsupported)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// centre is the input position under the middle of an output position's window; lists are relative to it.
+func (l *window) centre(position int) int {
+	return position/l.v.Out.W*l.Stride*l.v.In.W + position%l.v.Out.W*l.Stride
+}
+
+// nearest is the output position to which the uses of an input position are relative.
+func (l *window) nearest(x int) int {
+	return x/l.v.In.W/l.Stride*l.v.Out.W + x%l.v.In.W/l.Stride
+}
+
+// widths are those of a full tile and of the last one, 0 when all are full.
+func (l *window) widths() []int {
+	return slices.DeleteFunc([]int{kernel.Tile, l.cout % kernel.Tile}, func(w int) bool {
+		return w == 0 || w == kernel.Tile && l.cout < kernel.Tile
+	})
+}
+
+// field lists the receptive field of an output position: for each tap on a real input and each input channel of a
+// group, the activation and the first weight of a tile.
+func (l *window) field(position int) []term {
+	var terms []term
+	for _, width := range l.widths() {
+		l.eachTap(position, func(t, x int) {
+			for c := range l.cin {
+				terms = append(terms, term{(x-l.centre(position))*l.v.In.C + c, (t*l.cin + c) * width, width})
+			}
+		})
+	}
+	return terms
+}
+
+// use lists where an input position is used: for each output position that reads it and each output channel of a group,
+// the output gradient and the weight of the group's first input channel.
+func (l *window) use(x int) []term {
+	var terms []term
+	l.eachUse(x, func(t, position int) {
+		away := position - l.nearest(x)
+		for n := range l.cout {
+			first := n / kernel.Tile * kernel.Tile
+			at := l.index(l.shared(position), 0, t, 0, n) - l.index(l.shared(l.nearest(x)), 0, 0, 0, 0)
+			terms = append(terms, term{away*l.Out + n, at, min(kernel.Tile, l.cout-first)})
+		}
+	})
+	return terms
+}
+
+// eachTap calls f for every kernel offset of an output position that falls on a real input: t is the tap, x the input
 // position.
 func (l *window) eachTap(position int, f func(t, x int)) {
 	in, out := l.v.In, l.v.Out
@@ -56,8 +160,8 @@ func (l *window) eachTap(position int, f func(t, x int)) {
 	}
 }
 
-// eachUse calls f for every output position y that reads input position x through tap t.
-func (l *window) eachUse(x int, f func(t, y int)) {
+// eachUse calls f for every output position that reads input position x, through tap t.
+func (l *window) eachUse(x int, f func(t, position int)) {
 	in, out := l.v.In, l.v.Out
 	row, col := x/in.W+l.Pad(), x%in.W+l.Pad()
 	for u := range l.Kernel {
@@ -75,23 +179,71 @@ func (l *window) eachUse(x int, f func(t, y int)) {
 	}
 }
 
+// shared is the index of the weights used at an output position: 0 for a convolution.
+func (l *window) shared(position int) int {
+	if l.positions == 1 {
+		return 0
+	}
+	return position
+}
+
+// prepare makes the lists for the pass's batch size.
+func (l *window) prepare(p pass) {
+	if l.batch == p.n {
+		return
+	}
+	l.batch = p.n
+	l.fields.forBatch(p.n)
+	if !p.opt.Train {
+		return
+	}
+	l.uses.forBatch(p.n)
+	if l.byRows() {
+		l.makeShares(p)
+	}
+}
+
+// byRows tells whether the workers share the rows of the weights' gradient, as for a convolution, instead of the
+// positions.
+func (l *window) byRows() bool { return l.positions == 1 }
+
+// makeShares sorts the products of each field by the worker that has their row.
+func (l *window) makeShares(p pass) {
+	workers := p.pool.Size()
+	l.shares = make([][]kernel.Lists, workers)
+	for w := range workers {
+		lo, hi := l.rows()*w/workers, l.rows()*(w+1)/workers
+		for _, terms := range l.fields.terms {
+			own := slices.DeleteFunc(slices.Clone(terms), func(t term) bool {
+				row := t.weight / t.width
+				return row < lo || row >= hi
+			})
+			l.shares[w] = append(l.shares[w], makeLists(own, p.n))
+		}
+	}
+}
+
+// activation is the operand of an activation or gradient with c channels at a position, from a group's first channel on.
+func (p pass) operand(data []float32, c, position, first int) kernel.Operand {
+	return kernel.Operand{Data: data, At: (position*c + first) * p.n}
+}
+
+// weights is the operand of the weights of an output position and group.
+func (l *window) weights(w []float32, position, g int) kernel.Operand {
+	return kernel.Operand{Data: w, At: l.shared(position)*l.size() + g*l.block()}
+}
+
 func (l *window) forward(p pass) {
-	x, y, w := l.in(p, 0), p.out(l.node), l.weight.value
-	cin, n := l.cin, l.cout
+	l.prepare(p)
+	x, y := l.in(p, 0), p.out(l.node)
 	p.pool.Run(l.v.Out.H*l.v.Out.W, func(_, lo, hi int) {
-		var rows kernel.Rows
 		for position := lo; position < hi; position++ {
 			dst := y[position*l.Out*p.n : (position+1)*l.Out*p.n]
 			l.setBias(dst, position, p.n)
 			for g := range l.groups {
-				rows.X, rows.W = rows.X[:0], rows.W[:0]
-				l.eachTap(position, func(t, at int) {
-					for c := range cin {
-						rows.X = append(rows.X, (at*l.v.In.C+g*cin+c)*p.n)
-						rows.W = append(rows.W, (t*cin+c)*n)
-					}
-				})
-				kernel.Forward(dst[g*n*p.n:(g+1)*n*p.n], x, l.block(w, position, g), rows, n, p.n)
+				p.kernels.Forward(dst[g*l.cout*p.n:(g+1)*l.cout*p.n],
+					p.operand(x, l.v.In.C, l.centre(position), g*l.cin), l.weights(l.weight.value, position, g),
+					&l.fields.lists[l.fields.of[position]], l.rows(), l.cout, p.n)
 			}
 		}
 	})
@@ -99,13 +251,19 @@ func (l *window) forward(p pass) {
 
 // setBias fills y (channels, B) of one position with the biases, or with 0.
 func (l *window) setBias(y []float32, position, n int) {
-	clear(y)
 	if l.bias == nil {
+		clear(y)
 		return
 	}
 	for c, v := range l.biases(l.bias.value, position) {
 		fill(y[c*n:(c+1)*n], v)
 	}
+}
+
+// biases are those of one output position, by channel.
+func (l *window) biases(b []float32, position int) []float32 {
+	at := l.shared(position) * l.Out
+	return b[at : at+l.Out]
 }
 
 func fill(xs []float32, v float32) {
@@ -115,7 +273,11 @@ func fill(xs []float32, v float32) {
 }
 
 func (l *window) backward(p pass) {
-	l.weightGradient(p)
+	if l.byRows() {
+		l.sharedWeightGradient(p)
+	} else {
+		l.weightGradient(p)
+	}
 	if l.bias != nil {
 		l.biasGradient(p)
 	}
@@ -124,47 +286,40 @@ func (l *window) backward(p pass) {
 	}
 }
 
-// weightGradient sets the gradient of the weights. The rows (group, tap, cin) of a convolution are shared among the
-// workers, each going over all positions in order; the positions of a locally connected layer are.
+// weightGradient sets the gradient of weights that no two positions share.
 func (l *window) weightGradient(p pass) {
 	x, dy, dw := l.in(p, 0), p.grad(l.node), l.weight.grad
-	positions := l.v.Out.H * l.v.Out.W
-	if l.positions > 1 || positions == 1 {
-		p.pool.Run(positions, func(_, lo, hi int) {
-			for position := lo; position < hi; position++ {
-				for g := range l.groups {
-					clear(l.block(dw, position, g))
-				}
-				l.addRows(dw, x, dy, position, 0, l.groups*l.taps*l.cin, p.n)
+	p.pool.Run(l.v.Out.H*l.v.Out.W, func(worker, lo, hi int) {
+		for position := lo; position < hi; position++ {
+			class := l.fields.of[position]
+			if len(l.fields.terms[class]) < len(l.widths())*l.rows() { // weights on the padding have none
+				clear(dw[position*l.size() : (position+1)*l.size()])
 			}
-		})
-		return
-	}
-	p.pool.Run(l.groups*l.taps*l.cin, func(_, lo, hi int) {
-		clear(dw[lo*l.cout : hi*l.cout])
-		for position := range positions {
-			l.addRows(dw, x, dy, position, lo, hi, p.n)
+			l.addWeightGradient(p, dw, x, dy, position, &l.fields.lists[class], false, worker)
 		}
 	})
 }
 
-// addRows adds one output position's share to rows lo to hi, counted over (group, tap, cin), of its weights' gradient.
-func (l *window) addRows(dw, x, dy []float32, position, lo, hi, batch int) {
-	cin, n := l.cin, l.cout
-	l.eachTap(position, func(t, at int) {
-		for g := range l.groups {
-			first := (g*l.taps + t) * cin
-			from, to := max(lo, first)-first, min(hi, first+cin)-first
-			if from >= to {
-				continue
+// sharedWeightGradient sets the gradient of weights that all positions share: every worker goes over all positions in
+// order, for rows of its own.
+func (l *window) sharedWeightGradient(p pass) {
+	x, dy, dw := l.in(p, 0), p.grad(l.node), l.weight.grad
+	clear(dw)
+	p.pool.Run(p.pool.Size(), func(_, from, to int) {
+		for worker := from; worker < to; worker++ {
+			for position := range l.v.Out.H * l.v.Out.W {
+				l.addWeightGradient(p, dw, x, dy, position, &l.shares[worker][l.fields.of[position]], true, worker)
 			}
-			kernel.WeightGradient(
-				l.block(dw, position, g)[(t*cin+from)*n:],
-				x[(at*l.v.In.C+g*cin+from)*batch:],
-				dy[(position*l.Out+g*n)*batch:],
-				to-from, n, n, batch)
 		}
 	})
+}
+
+func (l *window) addWeightGradient(p pass, dw, x, dy []float32, position int, lists *kernel.Lists, keep bool, worker int) {
+	for g := range l.groups {
+		at := (position*l.Out + g*l.cout) * p.n
+		p.kernels.WeightGradient(l.weights(dw, position, g), p.operand(x, l.v.In.C, l.centre(position), g*l.cin), lists,
+			dy[at:at+l.cout*p.n], l.rows(), l.cout, p.n, keep, p.scratch[worker])
+	}
 }
 
 // biasGradient sets the gradient of the biases: dy summed over the batch, and over the positions that share them.
@@ -192,23 +347,19 @@ func sum(xs []float32) (s float32) {
 
 func (l *window) inputGradient(p pass) {
 	dx, m := p.inGrad(l.node, 0)
-	dy, w := p.grad(l.node), l.weight.value
-	cin, n := l.cin, l.cout
+	dy := p.grad(l.node)
 	p.pool.Run(l.v.In.H*l.v.In.W, func(_, lo, hi int) {
-		for at := lo; at < hi; at++ {
-			dst := dx[at*l.v.In.C*p.n : (at+1)*l.v.In.C*p.n]
+		for x := lo; x < hi; x++ {
+			dst := dx[x*l.v.In.C*p.n : (x+1)*l.v.In.C*p.n]
 			if m == overwrite {
 				clear(dst)
 			}
-			l.eachUse(at, func(t, position int) {
-				for g := range l.groups {
-					kernel.InputGradient(
-						dst[g*cin*p.n:(g+1)*cin*p.n],
-						dy[(position*l.Out+g*n)*p.n:],
-						l.block(w, position, g)[t*cin*n:],
-						cin, n, n, p.n)
-				}
-			})
+			near := l.nearest(x)
+			for g := range l.groups {
+				p.kernels.InputGradient(dst[g*l.cin*p.n:(g+1)*l.cin*p.n],
+					p.operand(dy, l.Out, near, g*l.cout), l.weights(l.weight.value, near, g),
+					&l.uses.lists[l.uses.of[x]], l.cin, l.cout, p.n)
+			}
 		}
 	})
 }

@@ -1,0 +1,206 @@
+//go:build !purego
+
+package kernel
+
+import "golang.org/x/sys/cpu"
+
+//go:generate sh -c "cd gen && go run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel"
+
+// assembly lists the versions in assembly that the processor can run.
+func assembly() []*Kernels {
+	var versions []*Kernels
+	if cpu.X86.HasAVX512F && cpu.X86.HasBMI2 {
+		versions = append(versions, &Kernels{
+			Name: "avx512", thin: 3, block: 64,
+			product: product512, column: column512, weightGradient: weightGradient512,
+		})
+	}
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
+		versions = append(versions, &Kernels{
+			Name: "avx2", thin: 3, block: 64,
+			product: product2, column: column2, weightGradient: weightGradient2,
+		})
+	}
+	return versions
+}
+
+const size = 4 // bytes an element
+
+func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n int) {
+	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
+	_ = y[(rows-1)*ldy+n-1]
+	if len(list.Pairs) == 0 {
+		return
+	}
+	pairs, count := &list.Pairs[0], len(list.Pairs)
+	for lo := 0; lo < n; {
+		left := n - lo
+		xp := at(x, lo)
+		for t := 0; t < rows; {
+			yp, wp := &y[t*ldy+lo], at(w, t*step)
+			four := rows-t >= 4
+			switch {
+			case left >= 64 && four:
+				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size)
+			case left >= 64:
+				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size)
+			case left >= 32 && four:
+				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+			case left >= 32:
+				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+			case four:
+				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 16))
+			default:
+				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 16))
+			}
+			if four {
+				t += 4
+			} else {
+				t++
+			}
+		}
+		switch {
+		case left >= 64:
+			lo += 64
+		case left >= 32:
+			lo += 32
+		default:
+			lo += 16
+		}
+	}
+}
+
+func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, n int) {
+	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
+	_ = y[(rows-1)*ldy+n-1]
+	if len(list.Pairs) == 0 {
+		return
+	}
+	pairs, count := &list.Pairs[0], len(list.Pairs)
+	for lo := 0; lo < n; {
+		left := n - lo
+		xp := at(x, lo)
+		for t := 0; t < rows; {
+			yp, wp := &y[t*ldy+lo], at(w, t*step)
+			four := rows-t >= 4
+			switch {
+			case left >= 16 && four:
+				productAVX2x4x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+			case left >= 16:
+				productAVX2x1x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+			case four:
+				productAVX2x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 8))
+			default:
+				productAVX2x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 8))
+			}
+			if four {
+				t += 4
+			} else {
+				t++
+			}
+		}
+		if left >= 16 {
+			lo += 16
+		} else {
+			lo += 8
+		}
+	}
+}
+
+func column512(y []float32, x, w Operand, list *List, lanes int) {
+	list.check(x.Data, x.At, 1, w.Data, w.At, lanes)
+	if len(list.Pairs) > 0 {
+		_ = y[lanes-1]
+		columnAVX512(&y[0], at(x, 0), at(w, 0), &list.Pairs[0], len(list.Pairs), lanes)
+	}
+}
+
+func column2(y []float32, x, w Operand, list *List, lanes int) {
+	list.check(x.Data, x.At, 1, w.Data, w.At, lanes)
+	if len(list.Pairs) > 0 {
+		_ = y[lanes-1]
+		columnAVX2(&y[0], at(x, 0), at(w, 0), &list.Pairs[0], len(list.Pairs), lanes)
+	}
+}
+
+func weightGradient512(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32) {
+	width := min(n, Tile)
+	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
+	if len(list.Pairs) == 0 || b == 0 {
+		return
+	}
+	packed := pack(scratch, dy, n, b, 16, transposeAVX512)
+	xp := at(x, 0)
+	padded := list.Pairs[:(len(list.Pairs)+7)/8*8]
+	for tile := 0; tile*Tile < n; {
+		wp, gp := at(dw, tile*tileSize), &packed[tile*Tile*b]
+		if two := n-tile*Tile >= 2*Tile; two {
+			for i := 0; i < len(padded); i += 8 {
+				weightGradientAVX512x2(wp, xp, &padded[i], gp, b, flag(keep), Tile*b*size, tileSize*size)
+			}
+			tile += 2
+			continue
+		}
+		for i := 0; i < len(padded); i += 8 {
+			weightGradientAVX512x1(wp, xp, &padded[i], gp, b, flag(keep), width)
+		}
+		tile++
+	}
+}
+
+func weightGradient2(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32) {
+	width := min(n, Tile)
+	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
+	if len(list.Pairs) == 0 || b == 0 {
+		return
+	}
+	packed := pack(scratch, dy, n, b, 8, transposeAVX2)
+	xp := at(x, 0)
+	padded := list.Pairs[:(len(list.Pairs)+3)/4*4]
+	for tile := 0; tile*Tile < n; tile++ {
+		wp, gp := at(dw, tile*tileSize), &packed[tile*Tile*b]
+		for i := 0; i < len(padded); i += 4 {
+			weightGradientAVX2(wp, xp, &padded[i], gp, b, flag(keep), width)
+		}
+	}
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// pack copies dy (n, b) to tiles of (b, 16); the last tile is filled with zeros. Blocks of step by step go through
+// transpose.
+func pack(dst, dy []float32, n, b, step int, transpose func(dst, src *float32, ld int)) []float32 {
+	dst = dst[:ScratchLen(n, b)]
+	for first := 0; first < n; first += Tile {
+		tile := dst[first*b : (first+Tile)*b]
+		done := 0 // images that transpose has done
+		if n-first >= Tile {
+			for ; done+step <= b; done += step {
+				for j := 0; j < Tile; j += step {
+					transpose(&tile[done*Tile+j], &dy[(first+j)*b+done], b*size)
+				}
+			}
+		}
+		for j := range Tile {
+			if first+j >= n {
+				for i := done; i < b; i++ {
+					tile[i*Tile+j] = 0
+				}
+				continue
+			}
+			row := dy[(first+j)*b : (first+j+1)*b]
+			for i := done; i < b; i++ {
+				tile[i*Tile+j] = row[i]
+			}
+		}
+	}
+	return dst
+}
+
+// at is the address of an operand's element, or of none when the list names no element behind it.
+func at(o Operand, offset int) *float32 { return &o.Data[o.At+offset] }

@@ -1,0 +1,539 @@
+// Command gen writes the amd64 assembly of package kernel:
+//
+//	go run . -out ../kernel_amd64.s -stubs ../kernel_amd64.go -pkg kernel
+//
+// Names say operation, vectors and processor: productAVX512x4x4 is the product kernel with a tile of 4 rows by 4
+// vectors of 16 floats.
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+func main() {
+	ConstraintExpr("!purego")
+	for _, isa := range []isa{avx512{}, avx2{}} {
+		for _, rows := range []int{4, 1} {
+			for _, vectors := range isa.blocks() {
+				product(isa, rows, vectors)
+			}
+		}
+	}
+	for _, tiles := range []int{1, 2} {
+		weightGradient512(tiles)
+	}
+	weightGradient2()
+	column512()
+	column2()
+	transpose512()
+	transpose2()
+	Generate()
+}
+
+// isa is an instruction set as the product kernel uses it.
+type isa interface {
+	name() string
+	width() int         // floats a vector
+	blocks() []int      // vectors a tile
+	vector() VecVirtual // a register
+	masked() Op         // the mask of the tile of one vector, loaded from the argument
+	load(m Mem, mask Op, r VecVirtual)
+	store(r VecVirtual, mask Op, m Mem)
+}
+
+type avx512 struct{}
+
+func (avx512) name() string       { return "AVX512" }
+func (avx512) width() int         { return 16 }
+func (avx512) blocks() []int      { return []int{4, 2, 1} }
+func (avx512) vector() VecVirtual { return ZMM() }
+func (avx512) masked() Op {
+	n := arg("lanes")
+	m := GP64()
+	MOVQ(I32(-1), m)
+	BZHIQ(n, m, m)
+	k := K()
+	KMOVW(m.As32(), k)
+	return k
+}
+func (avx512) load(m Mem, mask Op, r VecVirtual) {
+	if mask == nil {
+		VMOVUPS(m, r)
+	} else {
+		VMOVUPS_Z(m, mask, r)
+	}
+}
+func (avx512) store(r VecVirtual, mask Op, m Mem) {
+	if mask == nil {
+		VMOVUPS(r, m)
+	} else {
+		VMOVUPS(r, mask, m)
+	}
+}
+
+type avx2 struct{}
+
+func (avx2) name() string       { return "AVX2" }
+func (avx2) width() int         { return 8 }
+func (avx2) blocks() []int      { return []int{2, 1} }
+func (avx2) vector() VecVirtual { return YMM() }
+func (avx2) masked() Op {
+	// lane i is on where i < lanes
+	n := arg("lanes")
+	x := XMM()
+	VMOVD(n.As32(), x)
+	m := YMM()
+	VPBROADCASTD(x, m)
+	VPCMPGTD(laneNumbers(), m, m)
+	return m
+}
+func (avx2) load(m Mem, mask Op, r VecVirtual) {
+	if mask == nil {
+		VMOVUPS(m, r)
+	} else {
+		VMASKMOVPS(m, mask, r)
+	}
+}
+func (avx2) store(r VecVirtual, mask Op, m Mem) {
+	if mask == nil {
+		VMOVUPS(r, m)
+	} else {
+		VMASKMOVPS(r, mask, m)
+	}
+}
+
+var lanes *Mem
+
+// laneNumbers is the vector 0, 1, …, 7.
+func laneNumbers() Mem {
+	if lanes == nil {
+		m := GLOBL("lanes", RODATA|NOPTR)
+		for i := range 8 {
+			DATA(4*i, U32(i))
+		}
+		lanes = &m
+	}
+	return *lanes
+}
+
+// arg loads an argument into a register.
+func arg(name string) GPVirtual {
+	r := GP64()
+	Load(Param(name), r)
+	return r
+}
+
+func product(s isa, rows, vectors int) {
+	masked := vectors == 1
+	args := "y *float32, ldy int, x, w *float32, list *[2]int32, n int, step int"
+	if masked {
+		args += ", lanes int"
+	}
+	TEXT(fmt.Sprintf("product%sx%dx%d", s.name(), rows, vectors), NOSPLIT, "func("+args+")")
+	Doc(fmt.Sprintf("product%sx%dx%d is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < %d and b < %s; n > 0; ldy and step in bytes.",
+		s.name(), rows, vectors, rows, map[bool]string{false: fmt.Sprint(vectors * s.width()), true: "lanes ≤ " + fmt.Sprint(s.width())}[masked]))
+	Pragma("noescape")
+	y := arg("y")
+	ldy := arg("ldy")
+	x := arg("x")
+	w := arg("w")
+	list := arg("list")
+	n := arg("n")
+	step := arg("step")
+	var mask Op
+	if masked {
+		mask = s.masked()
+	}
+	ldy3, step3 := GP64(), GP64()
+	if rows == 4 {
+		LEAQ(Mem{Base: ldy, Index: ldy, Scale: 2}, ldy3)
+		LEAQ(Mem{Base: step, Index: step, Scale: 2}, step3)
+	}
+	row := func(base, ld, ld3 GPVirtual, t int) Mem {
+		switch t {
+		case 1:
+			return Mem{Base: base, Index: ld, Scale: 1}
+		case 2:
+			return Mem{Base: base, Index: ld, Scale: 2}
+		case 3:
+			return Mem{Base: base, Index: ld3, Scale: 1}
+		}
+		return Mem{Base: base}
+	}
+	Comment("acc[t][v] is y[t*ldy + v*width ...]")
+	acc := make([][]VecVirtual, rows)
+	for t := range acc {
+		for v := range vectors {
+			r := s.vector()
+			s.load(row(y, ldy, ldy3, t).Offset(4*s.width()*v), mask, r)
+			acc[t] = append(acc[t], r)
+		}
+	}
+	Label("loop")
+	xo, wo := GP64(), GP64()
+	MOVLQSX(Mem{Base: list}, xo)
+	MOVLQSX(Mem{Base: list, Disp: 4}, wo)
+	LEAQ(Mem{Base: w, Index: wo, Scale: 4}, wo)
+	xs := make([]VecVirtual, vectors)
+	for v := range xs {
+		xs[v] = s.vector()
+		s.load(Mem{Base: x, Index: xo, Scale: 4, Disp: 4 * s.width() * v}, mask, xs[v])
+	}
+	b := s.vector()
+	for t := range rows {
+		VBROADCASTSS(row(wo, step, step3, t), b)
+		for v := range vectors {
+			VFMADD231PS(b, xs[v], acc[t][v])
+		}
+	}
+	ADDQ(Imm(8), list)
+	DECQ(n)
+	JNE(LabelRef("loop"))
+	for t := range acc {
+		for v := range vectors {
+			s.store(acc[t][v], mask, row(y, ldy, ldy3, t).Offset(4*s.width()*v))
+		}
+	}
+	VZEROUPPER()
+	RET()
+}
+
+// weightGradient512 handles eight rows at a time, by one tile of up to 16 output channels or two full ones.
+func weightGradient512(tiles int) {
+	args, lanes := "dw, x *float32, list *[2]int32, dy *float32, b, keep, lanes int", "lanes ≤ 16"
+	if tiles == 2 {
+		args, lanes = "dw, x *float32, list *[2]int32, dy *float32, b, keep, dyTile, dwTile int", "16"
+	}
+	TEXT(fmt.Sprintf("weightGradientAVX512x%d", tiles), NOSPLIT, "func("+args+")")
+	Doc(fmt.Sprintf("weightGradientAVX512x%d is dw[list[i][1] + u*dwTile + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[u*dyTile + 16b+j] for i < 8, u < %d, j < %s; b > 0, keep 0 or 1; dyTile and dwTile in bytes. Rows may be the same.", tiles, tiles, lanes))
+	Pragma("noescape")
+	x := arg("x")
+	list := arg("list")
+	dy := arg("dy")
+	n := arg("b")
+	var dyTile GPVirtual
+	if tiles == 2 {
+		dyTile = arg("dyTile")
+	}
+	var px [8]GPVirtual
+	for i := range px {
+		px[i] = GP64()
+		MOVLQSX(Mem{Base: list, Disp: 8 * i}, px[i])
+		LEAQ(Mem{Base: x, Index: px[i], Scale: 4}, px[i])
+	}
+	var acc [8][]VecVirtual
+	for i := range acc {
+		for range tiles {
+			acc[i] = append(acc[i], zero(ZMM()))
+		}
+	}
+	b := GP64()
+	XORQ(b, b)
+	Label("loop")
+	g := []VecVirtual{ZMM(), ZMM()}
+	VMOVUPS(Mem{Base: dy}, g[0])
+	if tiles == 2 {
+		VMOVUPS(Mem{Base: dy, Index: dyTile, Scale: 1}, g[1])
+	}
+	for i := range px {
+		m := Mem{Base: px[i], Index: b, Scale: 4}
+		if tiles == 1 {
+			VFMADD231PS_BCST(m, g[0], acc[i][0])
+			continue
+		}
+		v := ZMM()
+		VBROADCASTSS(m, v)
+		VFMADD231PS(v, g[0], acc[i][0])
+		VFMADD231PS(v, g[1], acc[i][1])
+	}
+	ADDQ(Imm(64), dy)
+	INCQ(b)
+	CMPQ(b, n)
+	JNE(LabelRef("loop"))
+	dw := arg("dw")
+	var dwTile GPVirtual
+	var mask Op
+	if tiles == 2 {
+		dwTile = arg("dwTile")
+	} else {
+		mask = avx512{}.masked()
+	}
+	at := GP64()
+	each := func(f func(m Mem, r VecVirtual)) {
+		for i := range acc {
+			MOVLQSX(Mem{Base: list, Disp: 8*i + 4}, at)
+			LEAQ(Mem{Base: dw, Index: at, Scale: 4}, at)
+			f(Mem{Base: at}, acc[i][0])
+			if tiles == 2 {
+				f(Mem{Base: at, Index: dwTile, Scale: 1}, acc[i][1])
+			}
+		}
+	}
+	CMPQ(arg("keep"), Imm(0))
+	JE(LabelRef("write"))
+	Comment("All sums are read before any is written: rows may be the same.")
+	each(func(m Mem, r VecVirtual) {
+		old := ZMM()
+		avx512{}.load(m, mask, old)
+		VADDPS(old, r, r)
+	})
+	Label("write")
+	each(func(m Mem, r VecVirtual) { avx512{}.store(r, mask, m) })
+	VZEROUPPER()
+	RET()
+}
+
+func zero(r VecVirtual) VecVirtual {
+	VXORPS(r, r, r)
+	return r
+}
+
+// halves2 are the masks of the two vectors of a tile of 16.
+func halves2() [2]Op {
+	n := arg("lanes")
+	var masks [2]Op
+	for u := range 2 {
+		x, m := XMM(), YMM()
+		VMOVD(n.As32(), x)
+		VPBROADCASTD(x, m)
+		VPCMPGTD(laneNumbers(), m, m)
+		masks[u] = m
+		SUBQ(Imm(8), n)
+	}
+	return masks
+}
+
+// weightGradient2 handles four rows at a time by a tile of up to 16 output channels.
+func weightGradient2() {
+	TEXT("weightGradientAVX2", NOSPLIT, "func(dw, x *float32, list *[2]int32, dy *float32, b, keep, lanes int)")
+	Doc("weightGradientAVX2 is dw[list[i][1] + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[16b+j] for i < 4, j < lanes ≤ 16; b > 0, keep 0 or 1. Rows may be the same.")
+	Pragma("noescape")
+	dw := arg("dw")
+	x := arg("x")
+	list := arg("list")
+	dy := arg("dy")
+	n := arg("b")
+	const rows = 4
+	var px [rows]GPVirtual
+	var acc [rows][2]VecVirtual
+	for i := range px {
+		px[i] = GP64()
+		MOVLQSX(Mem{Base: list, Disp: 8 * i}, px[i])
+		LEAQ(Mem{Base: x, Index: px[i], Scale: 4}, px[i])
+		acc[i] = [2]VecVirtual{zero(YMM()), zero(YMM())}
+	}
+	b := GP64()
+	XORQ(b, b)
+	Label("loop")
+	g := [2]VecVirtual{YMM(), YMM()}
+	VMOVUPS(Mem{Base: dy}, g[0])
+	VMOVUPS(Mem{Base: dy, Disp: 32}, g[1])
+	for i := range px {
+		v := YMM()
+		VBROADCASTSS(Mem{Base: px[i], Index: b, Scale: 4}, v)
+		VFMADD231PS(v, g[0], acc[i][0])
+		VFMADD231PS(v, g[1], acc[i][1])
+	}
+	ADDQ(Imm(64), dy)
+	INCQ(b)
+	CMPQ(b, n)
+	JNE(LabelRef("loop"))
+	masks := halves2()
+	at := GP64()
+	each := func(f func(m Mem, mask Op, r VecVirtual)) {
+		for i := range acc {
+			MOVLQSX(Mem{Base: list, Disp: 8*i + 4}, at)
+			LEAQ(Mem{Base: dw, Index: at, Scale: 4}, at)
+			for u := range 2 {
+				f(Mem{Base: at, Disp: 32 * u}, masks[u], acc[i][u])
+			}
+		}
+	}
+	CMPQ(arg("keep"), Imm(0))
+	JE(LabelRef("write"))
+	Comment("All sums are read before any is written: rows may be the same.")
+	each(func(m Mem, mask Op, r VecVirtual) {
+		old := YMM()
+		avx2{}.load(m, mask, old)
+		VADDPS(old, r, r)
+	})
+	Label("write")
+	each(func(m Mem, mask Op, r VecVirtual) { avx2{}.store(r, mask, m) })
+	VZEROUPPER()
+	RET()
+}
+
+// column is the product for one image: a vector of output channels, the weights read once and in order.
+func column(name string, vectors int, vector func() VecVirtual, masks func() []Op, load func(Mem, Op, VecVirtual), store func(VecVirtual, Op, Mem)) {
+	TEXT("column"+name, NOSPLIT, "func(y, x, w *float32, list *[2]int32, n, lanes int)")
+	Doc("column" + name + " is y[j] += Σ_i x[list[i][0]]·w[list[i][1]+j] for j < lanes ≤ 16. Four partial sums take the rows in turn.")
+	Pragma("noescape")
+	y := arg("y")
+	x := arg("x")
+	w := arg("w")
+	list := arg("list")
+	n := arg("n")
+	mask := masks()
+	const parts = 4
+	var acc [parts][]VecVirtual
+	for p := range acc {
+		for range vectors {
+			acc[p] = append(acc[p], zero(vector()))
+		}
+	}
+	step := func(p, disp int) {
+		xo, wo := GP64(), GP64()
+		MOVLQSX(Mem{Base: list, Disp: disp}, xo)
+		MOVLQSX(Mem{Base: list, Disp: disp + 4}, wo)
+		v := vector()
+		VBROADCASTSS(Mem{Base: x, Index: xo, Scale: 4}, v)
+		for u := range vectors {
+			r := vector()
+			load(Mem{Base: w, Index: wo, Scale: 4, Disp: 64 / vectors * u}, mask[u], r)
+			VFMADD231PS(v, r, acc[p][u])
+		}
+	}
+	Label("fours")
+	CMPQ(n, Imm(parts))
+	JLT(LabelRef("rest"))
+	for p := range parts {
+		step(p, 8*p)
+	}
+	ADDQ(Imm(8*parts), list)
+	SUBQ(Imm(parts), n)
+	JMP(LabelRef("fours"))
+	Label("rest")
+	TESTQ(n, n)
+	JE(LabelRef("sum"))
+	step(0, 0)
+	ADDQ(Imm(8), list)
+	DECQ(n)
+	JMP(LabelRef("rest"))
+	Label("sum")
+	for u := range vectors {
+		VADDPS(acc[1][u], acc[0][u], acc[0][u])
+		VADDPS(acc[3][u], acc[2][u], acc[2][u])
+		VADDPS(acc[2][u], acc[0][u], acc[0][u])
+		old := vector()
+		m := Mem{Base: y, Disp: 64 / vectors * u}
+		load(m, mask[u], old)
+		VADDPS(old, acc[0][u], acc[0][u])
+		store(acc[0][u], mask[u], m)
+	}
+	VZEROUPPER()
+	RET()
+}
+
+func column512() {
+	column("AVX512", 1, func() VecVirtual { return ZMM() }, func() []Op { return []Op{avx512{}.masked()} }, avx512{}.load, avx512{}.store)
+}
+
+func column2() {
+	column("AVX2", 2, func() VecVirtual { return YMM() }, func() []Op { m := halves2(); return m[:] }, avx2{}.load, avx2{}.store)
+}
+
+// transpose512 turns a block of 16 by 16: pairs, quadruples, then the 128-bit lanes.
+func transpose512() {
+	TEXT("transposeAVX512", NOSPLIT, "func(dst, src *float32, ld int)")
+	Doc("transposeAVX512 is dst[16b+j] = src[j*ld+b] for b, j < 16; ld in bytes.")
+	Pragma("noescape")
+	dst := arg("dst")
+	src := arg("src")
+	ld := arg("ld")
+	r := make([]VecVirtual, 16)
+	for j := range r {
+		r[j] = ZMM()
+		VMOVUPS(Mem{Base: src}, r[j])
+		if j < 15 {
+			ADDQ(ld, src)
+		}
+	}
+	t := make([]VecVirtual, 16)
+	for j := 0; j < 16; j += 2 {
+		t[j], t[j+1] = ZMM(), ZMM()
+		VUNPCKLPS(r[j+1], r[j], t[j])
+		VUNPCKHPS(r[j+1], r[j], t[j+1])
+	}
+	// u[4q+c] holds, in 128-bit lane l, rows 4q…4q+3 of column 4l+c.
+	u := make([]VecVirtual, 16)
+	for q := range 4 {
+		for c := range 4 {
+			u[4*q+c] = ZMM()
+			a, b := t[4*q+c/2], t[4*q+2+c/2]
+			if c%2 == 0 {
+				VUNPCKLPD(b, a, u[4*q+c])
+			} else {
+				VUNPCKHPD(b, a, u[4*q+c])
+			}
+		}
+	}
+	// A 4x4 transposition of lanes for each c.
+	for c := range 4 {
+		lo01, lo23, hi01, hi23 := ZMM(), ZMM(), ZMM(), ZMM()
+		VSHUFF32X4(Imm(0x44), u[4+c], u[c], lo01)    // lanes 0, 1 of q = 0, 1
+		VSHUFF32X4(Imm(0x44), u[12+c], u[8+c], lo23) // lanes 0, 1 of q = 2, 3
+		VSHUFF32X4(Imm(0xee), u[4+c], u[c], hi01)
+		VSHUFF32X4(Imm(0xee), u[12+c], u[8+c], hi23)
+		for l := range 4 {
+			a, b := lo01, lo23
+			if l >= 2 {
+				a, b = hi01, hi23
+			}
+			out := ZMM()
+			VSHUFF32X4(Imm(uint64([]int{0x88, 0xdd}[l%2])), b, a, out)
+			VMOVUPS(out, Mem{Base: dst, Disp: 64 * (4*l + c)})
+		}
+	}
+	VZEROUPPER()
+	RET()
+}
+
+// transpose2 turns a block of 8 by 8.
+func transpose2() {
+	TEXT("transposeAVX2", NOSPLIT, "func(dst, src *float32, ld int)")
+	Doc("transposeAVX2 is dst[16b+j] = src[j*ld+b] for b, j < 8; ld in bytes.")
+	Pragma("noescape")
+	dst := arg("dst")
+	src := arg("src")
+	ld := arg("ld")
+	r := make([]VecVirtual, 8)
+	for j := range r {
+		r[j] = YMM()
+		VMOVUPS(Mem{Base: src}, r[j])
+		if j < 7 {
+			ADDQ(ld, src)
+		}
+	}
+	t := make([]VecVirtual, 8)
+	for j := 0; j < 8; j += 2 {
+		t[j], t[j+1] = YMM(), YMM()
+		VUNPCKLPS(r[j+1], r[j], t[j])
+		VUNPCKHPS(r[j+1], r[j], t[j+1])
+	}
+	// u[4q+c] holds, in 128-bit lane l, rows 4q…4q+3 of column 4l+c.
+	u := make([]VecVirtual, 8)
+	for q := range 2 {
+		for c := range 4 {
+			u[4*q+c] = YMM()
+			a, b := t[4*q+c/2], t[4*q+2+c/2]
+			if c%2 == 0 {
+				VUNPCKLPD(b, a, u[4*q+c])
+			} else {
+				VUNPCKHPD(b, a, u[4*q+c])
+			}
+		}
+	}
+	for c := range 4 {
+		for l := range 2 {
+			out := YMM()
+			VPERM2F128(Imm(uint64(0x20+0x11*l)), u[4+c], u[c], out)
+			VMOVUPS(out, Mem{Base: dst, Disp: 64 * (4*l + c)})
+		}
+	}
+	VZEROUPPER()
+	RET()
+}
