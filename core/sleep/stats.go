@@ -34,6 +34,30 @@ func (s Stats) MarshalJSON() ([]byte, error) {
 	}{s.Groups, Finite(s.SNR), Finite(s.LnInverseSNR()), Finite(s.InverseRatio), Finite(s.AbsRatio), s.Groups > 0 && math.IsInf(s.SNR, 1)})
 }
 
+// UnmarshalJSON reads what MarshalJSON wrote. A null ratio of a measured layer is infinite.
+func (s *Stats) UnmarshalJSON(text []byte) error {
+	var v struct {
+		Groups       int      `json:"groups"`
+		SNR          *float64 `json:"snr"`
+		InverseRatio *float64 `json:"var_over_mean2"`
+		AbsRatio     *float64 `json:"abs_mean_over_std"`
+	}
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	infinite := func(p *float64) float64 {
+		switch {
+		case p != nil:
+			return *p
+		case v.Groups == 0:
+			return math.NaN()
+		}
+		return math.Inf(1)
+	}
+	*s = Stats{v.Groups, infinite(v.SNR), infinite(v.InverseRatio), infinite(v.AbsRatio)}
+	return nil
+}
+
 // Finite returns a pointer to v, or nil when v is infinite or not a number: a value that JSON can hold.
 func Finite(v float64) *float64 {
 	if math.IsInf(v, 0) || math.IsNaN(v) {

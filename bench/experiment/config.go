@@ -1,0 +1,251 @@
+// Package experiment runs a training run that a TOML file describes: it opens data, network and backend, trains, and
+// keeps configuration, metrics, figures and checkpoint in a run directory from which the run can be resumed.
+package experiment
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"hypnos/core/data"
+	"hypnos/core/net"
+	"hypnos/core/optim"
+	"hypnos/core/sleep"
+)
+
+// Config describes a run. Default gives the values that a file leaves out.
+type Config struct {
+	Name    string  `toml:"name"`    // of the run directory, unless another is asked for
+	Seed    uint64  `toml:"seed"`    // of initial weights, order of images, crops and flips
+	Backend string  `toml:"backend"` // "cpu", "cpu:threads=2", "ref", …
+	Data    Data    `toml:"data"`
+	Network Network `toml:"network"`
+	Train   Train   `toml:"train"`
+	Sleep   Sleep   `toml:"sleep"`
+}
+
+// Data says which images are used and how training images are changed at random.
+type Data struct {
+	Path        string   `toml:"path"` // folder or archive (package data); empty is the embedded sample
+	Size        int      `toml:"size"` // images of class folders are brought to this size; 0 keeps theirs
+	Fit         data.Fit `toml:"fit"`  // how: "exact", "crop" or "resize"
+	SkipCorrupt bool     `toml:"skip_corrupt"`
+	Holdout     int      `toml:"holdout"`     // test on that many training images instead, left out of training
+	TrainLimit  int      `toml:"train_limit"` // use only the first so many; 0 means all
+	TestLimit   int      `toml:"test_limit"`
+	Pad         int      `toml:"pad"`  // padding before random crops
+	Flip        bool     `toml:"flip"` // mirror half of the images
+	Reps        int      `toml:"reps"` // different crops of an image in a batch
+	Workers     int      `toml:"workers"`
+}
+
+// Network says which network is trained.
+type Network struct {
+	Name      string  `toml:"name"`  // a built-in network (package net)
+	Input     int     `toml:"input"` // rows and columns it sees; 0 means the network's own default
+	Width     int     `toml:"width"` // channels of the first stage; 0 means the network's own default
+	FirstConv bool    `toml:"first_conv"`
+	Tied      bool    `toml:"tied"`    // start every LC layer from one kernel
+	Epsilon   float64 `toml:"epsilon"` // with noise of this relative size
+}
+
+// Train says how it is trained.
+type Train struct {
+	Epochs      int        `toml:"epochs"`
+	Steps       int64      `toml:"steps"` // stop after so many; 0 means no limit
+	Batch       int        `toml:"batch"`
+	Optimizer   optim.Kind `toml:"optimizer"`
+	LR          float64    `toml:"lr"`
+	Drops       []int      `toml:"drops"` // epochs at which the learning rate drops
+	Factor      float64    `toml:"factor"`
+	WeightDecay float64    `toml:"weight_decay"`
+	Momentum    float64    `toml:"momentum"` // of sgd
+	EvalEvery   int        `toml:"eval_every"`
+	SaveEvery   int        `toml:"save_every"`
+}
+
+// Sleep says when and how the network sleeps.
+type Sleep struct {
+	Every      int          `toml:"every"` // n of ws(n); 0 means never
+	Count      sleep.Count  `toml:"count"` // "batches" in each epoch, as the authors count, or "steps"
+	BeforeEval bool         `toml:"before_eval"`
+	Rule       string       `toml:"rule"`
+	Border     sleep.Border `toml:"border"` // "shares" or "rests"
+}
+
+// Default is the paper's setting for CIFAR-10 with a convolutional ResNet20: batches of 512, 200 epochs, the learning
+// rate times 0.25 at epochs 100 and 150, padding 4, no flips.
+func Default() Config {
+	return Config{
+		Name: "run", Seed: 1, Backend: "cpu",
+		Data:    Data{Fit: data.FitExact, Pad: 4, Reps: 1, Workers: 1},
+		Network: Network{Name: "resnet20"},
+		Train: Train{
+			Epochs: 200, Batch: 512, Optimizer: optim.AdamW, LR: 1e-2, Drops: []int{100, 150}, Factor: 0.25,
+			WeightDecay: 1e-4, Momentum: 0.9, EvalEvery: 1, SaveEvery: 1,
+		},
+		Sleep: Sleep{Rule: sleep.Instant{}.Kind()},
+	}
+}
+
+// Load reads a configuration file, "" for none, over the defaults, then settings of the form key=value, for example
+// "train.steps=100". A key that is not known is an error that names it and its line.
+func Load(path string, settings []string) (Config, error) {
+	c := Default()
+	if path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return c, fmt.Errorf("experiment: %w", err)
+		}
+		if err := decode(string(text), &c); err != nil {
+			return c, fmt.Errorf("experiment: %s: %w", path, err)
+		}
+	}
+	for _, s := range settings {
+		if err := set(&c, s); err != nil {
+			return c, fmt.Errorf("experiment: --set %s: %w", s, err)
+		}
+	}
+	return c, c.Check()
+}
+
+// Parse reads a configuration from text that Text wrote.
+func Parse(text string) (Config, error) {
+	c := Default()
+	if err := decode(text, &c); err != nil {
+		return c, fmt.Errorf("experiment: %w", err)
+	}
+	return c, c.Check()
+}
+
+func decode(text string, c *Config) error {
+	meta, err := toml.Decode(text, c)
+	if err != nil {
+		return err
+	}
+	for _, key := range meta.Undecoded() {
+		if line := lineOf(text, key); line > 0 {
+			return fmt.Errorf("line %d: unknown key %q", line, key)
+		}
+		return fmt.Errorf("unknown key %q", key)
+	}
+	return nil
+}
+
+// lineOf finds the line that sets a key: the toml package does not tell. It knows [tables] and dotted keys; 0 is not
+// found.
+func lineOf(text string, key toml.Key) int {
+	var table []string
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimSpace(line)
+		if rest, ok := strings.CutPrefix(line, "["); ok {
+			name, _, _ := strings.Cut(strings.Trim(rest, "["), "]")
+			table = splitKey(name)
+			if slices.Equal(table, key) {
+				return i + 1
+			}
+			continue
+		}
+		name, _, ok := strings.Cut(line, "=")
+		if ok && slices.Equal(append(slices.Clone(table), splitKey(name)...), key) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// splitKey splits a dotted key and takes quotes off its parts.
+func splitKey(s string) []string {
+	parts := strings.Split(s, ".")
+	for i, p := range parts {
+		parts[i] = strings.Trim(strings.TrimSpace(p), `"'`)
+	}
+	return parts
+}
+
+// set applies one key=value. The value is TOML; what TOML does not know as a value, such as a bare path, is a string.
+func set(c *Config, setting string) error {
+	key, value, ok := strings.Cut(setting, "=")
+	if !ok || strings.TrimSpace(key) == "" {
+		return fmt.Errorf("want key=value")
+	}
+	if strings.ContainsAny(setting, "\n\r") {
+		return fmt.Errorf("a setting is one line")
+	}
+	line := key + " = " + value
+	if _, err := toml.Decode(line, new(map[string]any)); err != nil {
+		line = key + " = " + strconv.Quote(value)
+	}
+	return decode(line, c)
+}
+
+// Text is the whole configuration as TOML.
+func (c Config) Text() string {
+	var b bytes.Buffer
+	e := toml.NewEncoder(&b)
+	e.Indent = ""
+	if err := e.Encode(c); err != nil {
+		panic("experiment: a configuration cannot be encoded: " + err.Error()) // it has only plain fields
+	}
+	return b.String()
+}
+
+// Check returns an error that names the first setting that is out of range by itself; what depends on data, network
+// and backend is checked when they are opened.
+func (c Config) Check() error {
+	bad := func(key, format string, args ...any) error {
+		return fmt.Errorf("experiment: %s: %s", key, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case c.Name == "" || strings.ContainsAny(c.Name, `/\`) || strings.HasPrefix(c.Name, "."):
+		return bad("name", "%q does not name a directory", c.Name)
+	case c.Train.Batch < 1:
+		return bad("train.batch", "%d is below 1", c.Train.Batch)
+	case c.Train.Epochs < 1:
+		return bad("train.epochs", "%d is below 1", c.Train.Epochs)
+	case c.Train.Steps < 0:
+		return bad("train.steps", "%d is below 0", c.Train.Steps)
+	case c.Data.Reps < 1 || c.Train.Batch%c.Data.Reps != 0:
+		return bad("data.reps", "%d repetitions do not divide a batch of %d", c.Data.Reps, c.Train.Batch)
+	case c.Data.Pad < 0:
+		return bad("data.pad", "%d is below 0", c.Data.Pad)
+	case c.Data.Workers < 1:
+		return bad("data.workers", "%d is below 1", c.Data.Workers)
+	case c.Data.Size < 0:
+		return bad("data.size", "%d is below 0", c.Data.Size)
+	case c.Sleep.Every < 0:
+		return bad("sleep.every", "%d is below 0", c.Sleep.Every)
+	}
+	if _, err := sleep.ParseRule(c.Sleep.Rule); err != nil {
+		return bad("sleep.rule", "%v", err)
+	}
+	if err := c.optimizer().Check(); err != nil {
+		return bad("train", "%v", err)
+	}
+	if err := c.rate().Check(); err != nil {
+		return bad("train", "%v", err)
+	}
+	return nil
+}
+
+func (c Config) optimizer() optim.Spec {
+	s := optim.Default(c.Train.Optimizer, c.Train.WeightDecay)
+	s.Momentum = c.Train.Momentum
+	return s
+}
+
+func (c Config) rate() optim.MultiStep {
+	return optim.MultiStep{Base: c.Train.LR, Drops: c.Train.Drops, Factor: c.Train.Factor}
+}
+
+// network builds the configured network for a number of classes.
+func (c Config) network(classes int) (*net.Network, error) {
+	return net.ByName(c.Network.Name, net.Options{
+		Input: c.Network.Input, Classes: classes, Width: c.Network.Width, ConvOne: c.Network.FirstConv,
+	})
+}

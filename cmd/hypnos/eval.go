@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hypnos/backends"
+	"hypnos/bench/experiment"
+	"hypnos/core"
+	"hypnos/core/data"
+	"hypnos/core/sleep"
+	"hypnos/core/train"
+)
+
+func eval(ctx context.Context, c console, args []string) error {
+	f := newFlags(c, "eval", "-m CHECKPOINT [flags]", `
+Tests a checkpoint on the test images of the data set it was trained on, or of another with the same classes. Images are
+normalised with the statistics of the training images, which the checkpoint knows.
+
+Examples:
+  hypnos eval -m runs/sample-resnet8-lc-ws10/checkpoint.safetensors
+  hypnos eval -m a.safetensors --data cifar-10-binary.tar.gz --backend cpu:threads=1
+  hypnos eval -m a.safetensors --sleep --json a.json`)
+	path := f.String("m", "", "checkpoint `file`")
+	source := f.String("data", "", "folder or archive of images (default: the checkpoint's)")
+	backend := f.String("backend", "cpu", "backend, with settings: cpu, cpu:threads=2, ref")
+	batch := f.Int("batch", 128, "images a batch")
+	sleeps := f.Bool("sleep", false, "sleep (instant rule) before the test; the file is not changed")
+	jsonPath := f.String("json", "", "write the result to a `file` as JSON")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	if *path == "" {
+		return usageError{errors.New("which checkpoint? -m FILE")}
+	}
+	k, file, err := experiment.ReadCheckpoint(*path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	e, err := compileFor(*backend, k, core.Options{MaxBatch: *batch})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	if err := e.Load(&file.Params); err != nil {
+		return fmt.Errorf("%s: %w", *path, err)
+	}
+	d, err := openFor(k, *source)
+	if err != nil {
+		return err
+	}
+	if *sleeps {
+		if _, err := e.Sleep(ctx, sleep.Stream{Rule: sleep.Instant{}, Border: k.Config.Sleep.Border}); err != nil {
+			return err
+		}
+	}
+	weights, err := e.Sleep(ctx, sleep.Stream{Rule: sleep.Observe{}, Border: k.Config.Sleep.Border})
+	if err != nil {
+		return err
+	}
+	test := experiment.TestLoader(d.Test, k.Net, k.Data.Stats, *batch, k.Config.Data.Workers)
+	if err := test.Check(); err != nil {
+		return err
+	}
+	r, err := train.Evaluate(ctx, e, test)
+	if err != nil {
+		return err
+	}
+	r.Weights, r.Step, r.Epoch = weights, k.State.Step, k.State.Epoch
+	fmt.Fprintf(c.Out, "%s: %s, trained for %d steps on %s\n", *path, k.Net.Name, k.State.Step, k.Data.Name)
+	fmt.Fprintf(c.Out, "images: %s\n", d.Name)
+	printEval(c, r)
+	if *jsonPath != "" {
+		return saveJSON(*jsonPath, r)
+	}
+	return nil
+}
+
+// compileFor compiles a checkpoint's network. Closing the engine is enough: the backend has nothing of its own to release.
+func compileFor(spec string, k experiment.Checkpoint, o core.Options) (core.Engine, error) {
+	b, err := backends.Open(spec)
+	if err != nil {
+		return nil, err
+	}
+	e, err := b.Compile(k.Net, o)
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return closing{e, b}, nil
+}
+
+// closing closes the backend with the engine.
+type closing struct {
+	core.Engine
+	backend core.Backend
+}
+
+func (c closing) Close() error { return errors.Join(c.Engine.Close(), c.backend.Close()) }
+
+// openFor opens the checkpoint's data, or another source with the same classes.
+func openFor(k experiment.Checkpoint, source string) (*data.Dataset, error) {
+	o := k.Config.Data
+	if source != "" && source != o.Path {
+		o.Path, o.Holdout, o.TrainLimit, o.TestLimit = source, 0, 0, 0
+	}
+	d, err := experiment.OpenData(o, k.Config.Seed)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.Classes) != len(k.Data.Classes) {
+		return nil, fmt.Errorf("%s has %d classes, the network was trained on %d", d.Name, len(d.Classes), len(k.Data.Classes))
+	}
+	return d, nil
+}

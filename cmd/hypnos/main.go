@@ -1,0 +1,162 @@
+// Command hypnos trains networks that do not share weights, lets them sleep, and measures what sleep does.
+//
+//	hypnos demo        the paper's effect on an embedded sample
+//	hypnos train       train a network as a TOML file says
+//	hypnos eval        test a checkpoint
+//	hypnos summary     sizes of a network
+//	hypnos doctor      what this machine and build can do
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"hypnos/core/train"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the program at once
+	}()
+	os.Exit(run(ctx, os.Args[1:], console{os.Stdout, os.Stderr}))
+}
+
+// console is where a command writes: results to Out, progress and errors to Err.
+type console struct{ Out, Err io.Writer }
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as a shell reports SIGINT
+)
+
+// command is one subcommand.
+type command struct {
+	name, summary string
+	run           func(ctx context.Context, c console, args []string) error
+}
+
+func commands() []command {
+	return []command{
+		{"demo", "the paper's effect on the embedded sample: a table and a figure", demo},
+		{"train", "train a network as a TOML file says; resumes", trainCommand},
+		{"eval", "test a checkpoint", eval},
+		{"summary", "sizes of a built-in network or of a checkpoint", summary},
+		{"doctor", "what this machine and build can do", doctor},
+	}
+}
+
+// run finds and runs a command and returns the exit code.
+func run(ctx context.Context, args []string, c console) int {
+	if len(args) == 0 {
+		usage(c.Err)
+		return exitUsage
+	}
+	name := args[0]
+	switch name {
+	case "help", "-h", "-help", "--help":
+		usage(c.Out)
+		return exitOK
+	}
+	for _, cmd := range commands() {
+		if cmd.name == name {
+			return report(c, name, cmd.run(ctx, c, args[1:]))
+		}
+	}
+	fmt.Fprintf(c.Err, "hypnos: unknown command %q (see hypnos help)\n", name)
+	return exitUsage
+}
+
+// report prints an error as one line and chooses the exit code.
+func report(c console, name string, err error) int {
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(c.Err, "hypnos %s: %s (see hypnos %s --help)\n", name, oneLine(err), name)
+		return exitUsage
+	case errors.Is(err, train.ErrInterrupted):
+		fmt.Fprintf(c.Err, "hypnos %s: %s\n", name, oneLine(err))
+		return exitInterrupted
+	}
+	fmt.Fprintf(c.Err, "hypnos %s: %s\n", name, oneLine(err))
+	return exitFailed
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "hypnos trains networks that do not share weights and lets them sleep.\n\nUsage: hypnos COMMAND [flags]\n\nCommands:\n")
+	for _, cmd := range commands() {
+		fmt.Fprintf(w, "  %-9s %s\n", cmd.name, cmd.summary)
+	}
+	fmt.Fprint(w, "\nhypnos COMMAND --help shows the flags of a command, with examples.\n")
+}
+
+// errUsage is wrapped by errors in the arguments.
+var errUsage = errors.New("usage")
+
+type usageError struct{ error }
+
+func (usageError) Is(target error) bool { return target == errUsage }
+
+// flags are a command's flags and its help.
+type flags struct {
+	*flag.FlagSet
+}
+
+// newFlags makes the flags of a command. usage is what follows its name; text says what it does, with examples.
+func newFlags(c console, name, usage, text string) flags {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(io.Discard) // report prints errors
+	f.Usage = func() {
+		fmt.Fprintf(c.Out, "Usage: hypnos %s %s\n\n%s\n\nFlags:\n", name, usage, strings.TrimSpace(text))
+		f.SetOutput(c.Out)
+		f.PrintDefaults()
+		f.SetOutput(io.Discard)
+	}
+	return flags{f}
+}
+
+// parse reads flags and positional arguments in any order; want is the number of positional arguments, for which names
+// are used in messages.
+func (f flags) parse(args []string, names ...string) ([]string, error) {
+	var positional []string
+	for {
+		if err := f.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, usageError{err}
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		positional = append(positional, f.Arg(0))
+		args = f.Args()[1:]
+	}
+	if len(positional) > len(names) {
+		return nil, usageError{fmt.Errorf("unexpected argument %q", positional[len(names)])}
+	}
+	if len(positional) < len(names) {
+		return nil, usageError{fmt.Errorf("missing argument %s", names[len(positional)])}
+	}
+	return positional, nil
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(v string) error { *l = append(*l, v); return nil }
