@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"hypnos/backends/cpu/internal/kernel"
@@ -27,6 +28,7 @@ type engine struct {
 	layers  []layer     // by node
 	params  []*param    // in the order of the nodes
 	byNode  [][]*param
+	spoiled []atomic.Bool // by node: the gradient of its weights is not finite
 	step    int64
 }
 
@@ -43,6 +45,8 @@ type pass struct {
 	train bool // batch norm uses the batch's statistics
 	// skipInput leaves out the gradient of the images, which learning does not need.
 	skipInput bool
+	// unfused makes every layer leave its own output behind, for Trace.
+	unfused bool
 }
 
 // out is the activation of a node.
@@ -79,11 +83,25 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 	for _, size := range e.plan.sizes {
 		e.bufs = append(e.bufs, make([]float32, size*o.MaxBatch))
 	}
+	e.fuse()
+	e.spoiled = make([]atomic.Bool, len(n.Nodes))
 	e.pool = workers.New(threads)
 	for range threads {
 		e.scratch = append(e.scratch, make([]float32, scratch))
 	}
 	return e, nil
+}
+
+// fuse joins every batch norm with the rectifier that works in its place.
+func (e *engine) fuse() {
+	for i, v := range e.net.Nodes {
+		if r, ok := e.layers[i].(*relu); ok {
+			from := v.Inputs[0]
+			if b, ok := e.layers[from].(*norm); ok && e.plan.out[i] == e.plan.out[from] {
+				b.rectified, r.fused = true, true
+			}
+		}
+	}
 }
 
 func newParam(v net.Node, node int, q net.Param, o core.Options) *param {
@@ -112,7 +130,7 @@ func (e *engine) newLayer(i int, v net.Node) layer {
 	case net.BatchNorm:
 		return newNorm(base, op, e.byNode[i])
 	case net.ReLU:
-		return relu{base}
+		return &relu{base: base}
 	case net.Add:
 		return add{base}
 	case net.MaxPool:
@@ -282,6 +300,9 @@ func (e *engine) setLossGradient(p pass, l core.Logits, y core.Labels) {
 
 // backward propagates the gradient of the last node to all parameters and nodes.
 func (e *engine) backward(p pass) {
+	for i := range e.spoiled {
+		e.spoiled[i].Store(false)
+	}
 	for _, l := range slices.Backward(e.layers) {
 		l.backward(p)
 	}
@@ -290,6 +311,7 @@ func (e *engine) backward(p pass) {
 // locate runs the batch again, layer by layer, and names the first whose weights or output are not finite.
 func (e *engine) locate(x core.Batch) error {
 	p := e.begin(x, true)
+	p.unfused = true
 	for i, l := range e.layers {
 		l.forward(p)
 		for _, q := range e.byNode[i] {
@@ -305,36 +327,34 @@ func (e *engine) locate(x core.Batch) error {
 }
 
 // checkGradients names the last layer, the first that backpropagation reaches, with a gradient that is not finite.
+// Weight gradients were looked at when they were made.
 func (e *engine) checkGradients() error {
-	for _, q := range slices.Backward(e.params) {
-		if q.grad != nil && !e.finite(q.grad) {
-			return &core.NonFiniteError{Layer: e.net.Nodes[q.node].Name, What: "gradient"}
+	for i, v := range slices.Backward(e.net.Nodes) {
+		bad := e.spoiled[i].Load()
+		for _, q := range e.byNode[i] {
+			bad = bad || q.grad != nil && q.kernels == nil && !e.finite(q.grad)
+		}
+		if bad {
+			return &core.NonFiniteError{Layer: v.Name, What: "gradient"}
 		}
 	}
 	return nil
 }
 
-// finite tells whether all numbers are. x - x is 0 for a finite x and NaN otherwise, and NaN survives a sum.
+// finite tells whether all numbers are.
 func (e *engine) finite(xs []float32) bool {
-	sums := make([]float32, e.pool.Size())
-	e.pool.Run(len(xs), func(worker, lo, hi int) {
-		var s float32
-		for _, x := range xs[lo:hi] {
-			s += x - x
+	var bad atomic.Bool
+	e.pool.Run(len(xs), func(_, lo, hi int) {
+		if !e.kernels.Finite(xs[lo:hi]) {
+			bad.Store(true)
 		}
-		sums[worker] = s
 	})
-	for _, s := range sums {
-		if s != 0 {
-			return false
-		}
-	}
-	return true
+	return !bad.Load()
 }
 
 func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error) {
 	return sleep.Run(ctx, e.net, s, time.Now, func(l sleep.Layer) sleep.Runner {
-		return sleeper{l, e.pool, e.byNode[l.Node]}
+		return sleeper{l, e.pool, e.kernels, e.byNode[l.Node]}
 	})
 }
 
@@ -349,6 +369,7 @@ func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter
 			return
 		}
 		p := e.begin(x, probe.Train)
+		p.unfused = true
 		for i, l := range e.layers { // a later layer may write over the activation
 			l.forward(p)
 			if !yield(e.canonical("out/", i, p.n, p.out(i)), nil) {

@@ -3,53 +3,75 @@ package cpu
 import (
 	"math"
 
+	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/core/net"
 )
 
-// norm is a batch norm. Sums over the batch and the positions are taken in float64, row by row.
+// norm is a batch norm, with the rectifier behind it where nothing else reads its output: the rectifier is then applied
+// on the way, and its gradient is gated by recomputing its input.
+//
+// Sums over the batch and the positions are float64, taken in blocks of positions that do not depend on the number of
+// threads and added up in their order.
 type norm struct {
 	base
 	net.BatchNorm
 	gain, shift, mean, variance *param    // mean and variance are the running ones
 	batchMean, batchVar         []float64 // of the last training pass, by channel; variance divided by m
+	affine                      []kernel.Affine
+	gradient                    []kernel.Gradient
+	sums                        []float64 // by block, channel, sum and lane
+	rectified                   bool      // a rectifier follows
 }
+
+// normBlocks is the number of blocks of positions that are summed separately.
+const normBlocks = 16
 
 func newNorm(b base, op net.BatchNorm, params []*param) *norm {
 	c := b.v.In.C
 	return &norm{
 		base: b, BatchNorm: op, gain: params[0], shift: params[1], mean: params[2], variance: params[3],
 		batchMean: make([]float64, c), batchVar: make([]float64, c),
-	}
-}
-
-// eachRow calls f with the bounds of a channel's row at every position.
-func (l *norm) eachRow(c, batch int, f func(lo, hi int)) {
-	for position := range l.v.In.H * l.v.In.W {
-		lo := (position*l.v.In.C + c) * batch
-		f(lo, lo+batch)
+		affine: make([]kernel.Affine, c), gradient: make([]kernel.Gradient, c),
+		sums: make([]float64, normBlocks*c*2*kernel.Lanes),
 	}
 }
 
 // count is m, the number of values a channel.
 func (l *norm) count(batch int) float64 { return float64(batch * l.v.In.H * l.v.In.W) }
 
-// setMoments computes mean and variance of channel c over the batch.
-func (l *norm) setMoments(x []float32, c, batch int) {
-	m, s := l.count(batch), 0.0
-	l.eachRow(c, batch, func(lo, hi int) {
-		for _, v := range x[lo:hi] {
-			s += float64(v)
+// eachPosition lets the workers call f for all positions, with the bounds of a position's numbers.
+func (l *norm) eachPosition(p pass, f func(lo, hi int)) {
+	size := l.v.In.C * p.n
+	p.pool.Run(l.v.In.H*l.v.In.W, func(_, from, to int) {
+		for position := from; position < to; position++ {
+			f(position*size, (position+1)*size)
 		}
 	})
-	mean := s / m
-	s = 0
-	l.eachRow(c, batch, func(lo, hi int) {
-		for _, v := range x[lo:hi] {
-			d := float64(v) - mean
-			s += d * d
+}
+
+// sum lets the workers call add for all positions, with the sums of the position's block and the bounds of its numbers,
+// and returns the two sums of each channel.
+func (l *norm) sum(p pass, add func(sums []float64, lo, hi int)) func(c int) (first, second float64) {
+	positions, size, width := l.v.In.H*l.v.In.W, l.v.In.C*p.n, l.v.In.C*2*kernel.Lanes
+	p.pool.Run(normBlocks, func(_, from, to int) {
+		for block := from; block < to; block++ {
+			sums := l.sums[block*width : (block+1)*width]
+			clear(sums)
+			for at := positions * block / normBlocks; at < positions*(block+1)/normBlocks; at++ {
+				add(sums, at*size, (at+1)*size)
+			}
 		}
 	})
-	l.batchMean[c], l.batchVar[c] = mean, s/m
+	return func(c int) (first, second float64) {
+		for block := range normBlocks {
+			for lane := range kernel.Lanes {
+				at := block*width + c*2*kernel.Lanes + lane
+				first += l.sums[at]
+				second += l.sums[at+kernel.Lanes]
+			}
+		}
+		return first, second
+	}
 }
 
 // inverse is 1/√(var+ε).
@@ -57,61 +79,58 @@ func (l *norm) inverse(variance float64) float64 { return 1 / math.Sqrt(variance
 
 func (l *norm) forward(p pass) {
 	x, y := l.in(p, 0), p.out(l.node)
-	p.pool.Run(l.v.In.C, func(_, lo, hi int) {
-		for c := lo; c < hi; c++ {
-			mean, variance := float64(l.mean.value[c]), float64(l.variance.value[c])
-			if p.train {
-				l.setMoments(x, c, p.n)
-				mean, variance = l.batchMean[c], l.batchVar[c]
-			}
-			scale := float32(float64(l.gain.value[c]) * l.inverse(variance))
-			centre, shift := float32(mean), l.shift.value[c]
-			l.eachRow(c, p.n, func(lo, hi int) {
-				dst := y[lo:hi]
-				for i, v := range x[lo:hi] {
-					dst[i] = (v-centre)*scale + shift
-				}
-			})
+	if p.train {
+		l.setMoments(p, x)
+	}
+	for c := range l.affine {
+		mean, variance := float64(l.mean.value[c]), float64(l.variance.value[c])
+		if p.train {
+			mean, variance = l.batchMean[c], l.batchVar[c]
 		}
+		l.affine[c] = kernel.Affine{
+			Centre: float32(mean), Scale: float32(float64(l.gain.value[c]) * l.inverse(variance)), Shift: l.shift.value[c],
+		}
+	}
+	l.eachPosition(p, func(lo, hi int) {
+		p.kernels.Normalise(y[lo:hi], x[lo:hi], l.affine, p.n, l.rectified && !p.unfused)
 	})
 }
 
-// backward: with x̂ the normalised input, dx = gain/√(var+ε) · (g - mean(g) - x̂·mean(g·x̂)).
+// setMoments computes mean and variance of every channel: Σx/m and Σx²/m - mean², whose cancellation float64 bears up to
+// means of some 10^6 standard deviations.
+func (l *norm) setMoments(p pass, x []float32) {
+	sums := l.sum(p, func(sums []float64, lo, hi int) { p.kernels.MomentSums(sums, x[lo:hi], l.v.In.C, p.n) })
+	m := l.count(p.n)
+	for c := range l.batchMean {
+		s, q := sums(c)
+		mean := s / m
+		l.batchMean[c] = mean
+		l.batchVar[c] = max(0, q/m-mean*mean) // NaN stays
+	}
+}
+
+// backward: with x̂ the normalised input and h the gradient behind the rectifier, dx = gain/√(var+ε) · (h - mean(h) -
+// x̂·mean(h·x̂)).
 func (l *norm) backward(p pass) {
 	x, g := l.in(p, 0), p.grad(l.node)
 	dx, m := p.inGrad(l.node, 0)
-	p.pool.Run(l.v.In.C, func(_, lo, hi int) {
-		for c := lo; c < hi; c++ {
-			l.backwardChannel(dx, g, x, m, c, p.n)
-		}
+	for c := range l.gradient {
+		l.gradient[c].Affine = l.affine[c]
+	}
+	sums := l.sum(p, func(sums []float64, lo, hi int) {
+		p.kernels.GradientSums(sums, g[lo:hi], x[lo:hi], l.gradient, p.n, l.rectified)
 	})
-}
-
-func (l *norm) backwardChannel(dx, g, x []float32, m mode, c, batch int) {
-	mean, inverse := l.batchMean[c], l.inverse(l.batchVar[c])
-	centre := float32(mean)
-	var sumG, sumGD float64 // of g, and of g·(x-mean)
-	l.eachRow(c, batch, func(lo, hi int) {
-		xs := x[lo:hi]
-		for i, v := range g[lo:hi] {
-			sumG += float64(v)
-			sumGD += float64(v) * float64(xs[i]-centre)
-		}
-	})
-	l.shift.grad[c] = float32(sumG)
-	l.gain.grad[c] = float32(sumGD * inverse)
-	n := l.count(batch)
-	scale := float32(float64(l.gain.value[c]) * inverse)
-	meanG, slope := float32(sumG/n), float32(sumGD*inverse*inverse/n)
-	l.eachRow(c, batch, func(lo, hi int) {
-		xs, gs, dst := x[lo:hi], g[lo:hi], dx[lo:hi]
-		for i, v := range gs {
-			d := scale * (v - meanG - (xs[i]-centre)*slope)
-			if m == accumulate {
-				d += dst[i]
-			}
-			dst[i] = d
-		}
+	n := l.count(p.n)
+	for c := range l.gradient {
+		s, q := sums(c)
+		k, inverse := &l.gradient[c], l.inverse(l.batchVar[c])
+		q -= s * float64(k.Centre) // Σ h·(x-centre)
+		l.shift.grad[c] = float32(s)
+		l.gain.grad[c] = float32(q * inverse)
+		k.Mean, k.Slope = float32(s/n), float32(q*inverse*inverse/n)
+	}
+	l.eachPosition(p, func(lo, hi int) {
+		p.kernels.NormaliseGradient(dx[lo:hi], g[lo:hi], x[lo:hi], l.gradient, p.n, l.rectified, m == accumulate)
 	})
 }
 

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core/net"
 	"hypnos/core/sleep"
@@ -12,6 +13,7 @@ import (
 type sleeper struct {
 	layer  sleep.Layer
 	pool   *workers.Pool
+	kernel *kernel.Kernels
 	params []*param // weight and perhaps bias, (position, element)
 }
 
@@ -67,7 +69,7 @@ func (s sleeper) Share(rule sleep.Rule, g sleep.Grid) (kept sleep.PreservationSu
 	for _, p := range s.params {
 		parts := make([]sleep.PreservationSum, s.elements(p)/blockLen+1)
 		blocks := s.eachBlock(s.elements(p), func(block, lo, hi int) {
-			parts[block] = newTable(p.value, s.elements(p), lo, hi).share(g.Positions)
+			parts[block] = newTable(p.value, s.elements(p), lo, hi).share(s.kernel, g.Positions)
 		})
 		bytes += 2 * 4 * int64(len(g.Positions)*s.elements(p))
 		if p.Role != net.Weight {
@@ -113,13 +115,11 @@ func (t *table) moments(positions []int, f func(mean, variance float64)) {
 }
 
 // share sets each element to its mean over the positions, computed in float64 around the first and rounded once.
-func (t *table) share(positions []int) (kept sleep.PreservationSum) {
+func (t *table) share(k *kernel.Kernels, positions []int) (kept sleep.PreservationSum) {
 	clear(t.d1)
 	first := t.row(positions[0])
 	for _, p := range positions {
-		for i, v := range t.row(p) {
-			t.d1[i] += float64(v) - float64(first[i])
-		}
+		k.AddDeviations(t.d1, t.row(p), first)
 	}
 	n := float64(len(positions))
 	for i, v := range first {

@@ -239,25 +239,18 @@ func (l *window) forward(p pass) {
 	p.pool.Run(l.v.Out.H*l.v.Out.W, func(_, lo, hi int) {
 		for position := lo; position < hi; position++ {
 			dst := y[position*l.Out*p.n : (position+1)*l.Out*p.n]
-			l.setBias(dst, position, p.n)
+			if l.bias != nil {
+				for c, v := range l.biases(l.bias.value, position) {
+					fill(dst[c*p.n:(c+1)*p.n], v)
+				}
+			}
 			for g := range l.groups {
 				p.kernels.Forward(dst[g*l.cout*p.n:(g+1)*l.cout*p.n],
 					p.operand(x, l.v.In.C, l.centre(position), g*l.cin), l.weights(l.weight.value, position, g),
-					&l.fields.lists[l.fields.of[position]], l.rows(), l.cout, p.n)
+					&l.fields.lists[l.fields.of[position]], l.rows(), l.cout, p.n, l.bias != nil)
 			}
 		}
 	})
-}
-
-// setBias fills y (channels, B) of one position with the biases, or with 0.
-func (l *window) setBias(y []float32, position, n int) {
-	if l.bias == nil {
-		clear(y)
-		return
-	}
-	for c, v := range l.biases(l.bias.value, position) {
-		fill(y[c*n:(c+1)*n], v)
-	}
 }
 
 // biases are those of one output position, by channel.
@@ -296,6 +289,9 @@ func (l *window) weightGradient(p pass) {
 				clear(dw[position*l.size() : (position+1)*l.size()])
 			}
 			l.addWeightGradient(p, dw, x, dy, position, &l.fields.lists[class], false, worker)
+			if !p.kernels.Finite(dw[position*l.size() : (position+1)*l.size()]) { // they are in the cache now
+				p.spoiled[l.node].Store(true)
+			}
 		}
 	})
 }
@@ -312,6 +308,9 @@ func (l *window) sharedWeightGradient(p pass) {
 			}
 		}
 	})
+	if !p.kernels.Finite(dw) {
+		p.spoiled[l.node].Store(true)
+	}
 }
 
 func (l *window) addWeightGradient(p pass, dw, x, dy []float32, position int, lists *kernel.Lists, keep bool, worker int) {
@@ -351,14 +350,11 @@ func (l *window) inputGradient(p pass) {
 	p.pool.Run(l.v.In.H*l.v.In.W, func(_, lo, hi int) {
 		for x := lo; x < hi; x++ {
 			dst := dx[x*l.v.In.C*p.n : (x+1)*l.v.In.C*p.n]
-			if m == overwrite {
-				clear(dst)
-			}
 			near := l.nearest(x)
 			for g := range l.groups {
 				p.kernels.InputGradient(dst[g*l.cin*p.n:(g+1)*l.cin*p.n],
 					p.operand(dy, l.Out, near, g*l.cout), l.weights(l.weight.value, near, g),
-					&l.uses.lists[l.uses.of[x]], l.cin, l.cout, p.n)
+					&l.uses.lists[l.uses.of[x]], l.cin, l.cout, p.n, m == accumulate)
 			}
 		}
 	})

@@ -13,12 +13,14 @@ func assembly() []*Kernels {
 		versions = append(versions, &Kernels{
 			Name: "avx512", thin: 3, block: 64,
 			product: product512, column: column512, weightGradient: weightGradient512,
+			Pointwise: pointwise512(),
 		})
 	}
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
 		versions = append(versions, &Kernels{
 			Name: "avx2", thin: 3, block: 64,
 			product: product2, column: column2, weightGradient: weightGradient2,
+			Pointwise: pointwise2(),
 		})
 	}
 	return versions
@@ -26,10 +28,11 @@ func assembly() []*Kernels {
 
 const size = 4 // bytes an element
 
-func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n int) {
+func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
+		clearRows(y, ldy, rows, n, keep)
 		return
 	}
 	pairs, count := &list.Pairs[0], len(list.Pairs)
@@ -41,17 +44,17 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n in
 			four := rows-t >= 4
 			switch {
 			case left >= 64 && four:
-				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size)
+				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
 			case left >= 64:
-				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size)
+				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
 			case left >= 32 && four:
-				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
 			case left >= 32:
-				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
 			case four:
-				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 16))
+				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 16))
 			default:
-				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 16))
+				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 16))
 			}
 			if four {
 				t += 4
@@ -70,10 +73,11 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n in
 	}
 }
 
-func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, n int) {
+func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
+		clearRows(y, ldy, rows, n, keep)
 		return
 	}
 	pairs, count := &list.Pairs[0], len(list.Pairs)
@@ -85,13 +89,13 @@ func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, n int)
 			four := rows-t >= 4
 			switch {
 			case left >= 16 && four:
-				productAVX2x4x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+				productAVX2x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
 			case left >= 16:
-				productAVX2x1x2(yp, ldy*size, xp, wp, pairs, count, step*size)
+				productAVX2x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
 			case four:
-				productAVX2x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 8))
+				productAVX2x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 8))
 			default:
-				productAVX2x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, min(left, 8))
+				productAVX2x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 8))
 			}
 			if four {
 				t += 4

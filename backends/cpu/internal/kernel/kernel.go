@@ -77,72 +77,83 @@ type Kernels struct {
 	thin int
 	// block is how many images are worked on at a time.
 	block int
-	// product is y[t*ldy+b] += Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n.
-	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, n int)
+	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n.
+	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool)
 	// column is y[j] += Σ_i x[list[i].x]·w[list[i].w+j] for j < lanes ≤ 16.
 	column func(y []float32, x, w Operand, list *List, lanes int)
 	// weightGradient is dw[list[i].w+j] = keep·dw + Σ_b x[list[i].x+b]·dy[j, b] for all i, j < n ≤ 16 of one tile,
 	// or of several full tiles that are tileSize apart in dw. dy is (n, b).
 	weightGradient func(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32)
+
+	Pointwise
 }
 
 // Lists are the products of a location: Full for the full tiles, Part for the last tile where it is narrower.
 type Lists struct{ Full, Part List }
 
-// tiles calls f for every tile of n output channels: its first channel, its width and its list.
-func (l *Lists) tiles(n int, f func(first, width int, list *List)) {
-	for first := 0; first < n; first += Tile {
-		if n-first >= Tile {
-			f(first, Tile, &l.Full)
-		} else {
-			f(first, n-first, &l.Part)
-		}
+// of is the list and the width of the tile of n output channels that begins with channel first.
+func (l *Lists) of(first, n int) (list *List, width int) {
+	if n-first >= Tile {
+		return &l.Full, Tile
 	}
+	return &l.Part, n - first
 }
 
-// Forward adds the products of a receptive field of k rows to y (n, b), the output channels of a location and group.
-// Offsets of w are relative to the weights of the location and group and count within a tile.
-func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b int) {
+// Forward sets y (n, b), the output channels of a location and group, to the products of a receptive field of k rows, or
+// adds them when keep is set. Offsets of w are relative to the weights of the location and group and count within a
+// tile.
+func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool) {
 	if b <= k.thin {
-		k.forwardThin(y, x, w, lists, rows, n, b)
+		k.forwardThin(y, x, w, lists, rows, n, b, keep)
 		return
 	}
 	for lo := 0; lo < b; lo += k.block {
 		hi := min(lo+k.block, b)
 		at := Operand{x.Data, x.At + lo}
-		lists.tiles(n, func(first, width int, list *List) {
-			k.product(y[first*b+lo:], b, at, Operand{w.Data, w.At + first*rows}, list, width, 1, hi-lo)
-		})
+		for first := 0; first < n; first += Tile {
+			list, width := lists.of(first, n)
+			k.product(y[first*b+lo:], b, at, Operand{w.Data, w.At + first*rows}, list, width, 1, hi-lo, keep)
+		}
 	}
 }
 
 // forwardThin is Forward image by image.
-func (k *Kernels) forwardThin(y []float32, x, w Operand, lists *Lists, rows, n, b int) {
+func (k *Kernels) forwardThin(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool) {
 	var acc [Tile]float32
 	for i := range b {
-		lists.tiles(n, func(first, width int, list *List) {
+		for first := 0; first < n; first += Tile {
+			list, width := lists.of(first, n)
 			for j := range width {
-				acc[j] = y[(first+j)*b+i]
+				acc[j] = 0
+				if keep {
+					acc[j] = y[(first+j)*b+i]
+				}
 			}
 			k.column(acc[:], Operand{x.Data, x.At + i}, Operand{w.Data, w.At + first*rows}, list, width)
 			for j := range width {
 				y[(first+j)*b+i] = acc[j]
 			}
-		})
+		}
 	}
 }
 
-// InputGradient adds to dx (c, b), the channels of an input position and group, the products of the output gradients
-// that the lists name with their weights; the weights of channel c+1 lie behind those of c, a tile's width further.
-func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n, b int) {
+// InputGradient sets dx (c, b), the channels of an input position and group, to the products of the output gradients that
+// the lists name with their weights, or adds them when keep is set; the weights of channel c+1 lie behind those of c, a
+// tile's width further.
+func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n, b int, keep bool) {
+	if len(lists.Full.Pairs)+len(lists.Part.Pairs) == 0 && !keep { // nothing reads the position
+		clear(dx[:c*b])
+		return
+	}
 	for lo := 0; lo < b; lo += k.block {
 		hi := min(lo+k.block, b)
-		at := Operand{dy.Data, dy.At + lo}
+		at, keep := Operand{dy.Data, dy.At + lo}, keep
 		if len(lists.Full.Pairs) > 0 {
-			k.product(dx[lo:], b, at, w, &lists.Full, c, Tile, hi-lo)
+			k.product(dx[lo:], b, at, w, &lists.Full, c, Tile, hi-lo, keep)
+			keep = true
 		}
 		if len(lists.Part.Pairs) > 0 {
-			k.product(dx[lo:], b, at, w, &lists.Part, c, n%Tile, hi-lo)
+			k.product(dx[lo:], b, at, w, &lists.Part, c, n%Tile, hi-lo, keep)
 		}
 	}
 }
@@ -158,6 +169,13 @@ func (k *Kernels) WeightGradient(dw, x Operand, lists *Lists, dy []float32, rows
 	if n > full {
 		at := Operand{dw.Data, dw.At + full*rows}
 		k.weightGradient(at, x, &lists.Part, dy[full*b:n*b], n-full, b, 0, keep, scratch)
+	}
+}
+
+// clearRows is a product of no terms.
+func clearRows(y []float32, ldy, rows, n int, keep bool) {
+	for t := 0; t < rows && !keep; t++ {
+		clear(y[t*ldy : t*ldy+n])
 	}
 }
 

@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
-// Requires: AVX, AVX512F
-TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-56
+// func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -18,6 +18,25 @@ TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-56
 	LEAQ (R8)(R8*2), R10
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	VXORPS  Z15, Z15, Z15
+	MOVQ    keep+56(FP), R11
+	CMPQ    R11, $0x00
+	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -85,9 +104,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
-// Requires: AVX, AVX512F
-TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-56
+// func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -99,6 +118,17 @@ TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-56
 	LEAQ (R8)(R8*2), R10
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	MOVQ    keep+56(FP), R11
+	CMPQ    R11, $0x00
+	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS (AX)(CX*1), Z2
@@ -140,9 +170,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-64
+// func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-72
 	MOVQ  y+0(FP), AX
 	MOVQ  ldy+8(FP), CX
 	MOVQ  x+16(FP), DX
@@ -150,7 +180,7 @@ TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-64
 	MOVQ  list+32(FP), SI
 	MOVQ  n+40(FP), DI
 	MOVQ  step+48(FP), R8
-	MOVQ  lanes+56(FP), R9
+	MOVQ  lanes+64(FP), R9
 	MOVQ  $-1, R10
 	BZHIQ R9, R10, R10
 	KMOVW R10, K1
@@ -158,6 +188,13 @@ TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-64
 	LEAQ  (R8)(R8*2), R10
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	MOVQ      keep+56(FP), R11
+	CMPQ      R11, $0x00
+	JE        loop
 	VMOVUPS.Z (AX), K1, Z0
 	VMOVUPS.Z (AX)(CX*1), K1, Z1
 	VMOVUPS.Z (AX)(CX*2), K1, Z2
@@ -186,9 +223,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
-// Requires: AVX, AVX512F
-TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-56
+// func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -198,6 +235,13 @@ TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-56
 	MOVQ step+48(FP), DI
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	MOVQ    keep+56(FP), DI
+	CMPQ    DI, $0x00
+	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -226,9 +270,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
-// Requires: AVX, AVX512F
-TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-56
+// func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -238,6 +282,11 @@ TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-56
 	MOVQ step+48(FP), DI
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	MOVQ    keep+56(FP), DI
+	CMPQ    DI, $0x00
+	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 
@@ -258,9 +307,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-64
+// func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-72
 	MOVQ  y+0(FP), AX
 	MOVQ  ldy+8(FP), CX
 	MOVQ  x+16(FP), CX
@@ -268,12 +317,16 @@ TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-64
 	MOVQ  list+32(FP), BX
 	MOVQ  n+40(FP), SI
 	MOVQ  step+48(FP), DI
-	MOVQ  lanes+56(FP), DI
+	MOVQ  lanes+64(FP), DI
 	MOVQ  $-1, R8
 	BZHIQ DI, R8, R8
 	KMOVW R8, K1
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS    Z0, Z0, Z0
+	MOVQ      keep+56(FP), DI
+	CMPQ      DI, $0x00
+	JE        loop
 	VMOVUPS.Z (AX), K1, Z0
 
 loop:
@@ -290,9 +343,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+// func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 // Requires: AVX, FMA3
-TEXT ·productAVX2x4x2(SB), NOSPLIT, $0-56
+TEXT ·productAVX2x4x2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -304,6 +357,17 @@ TEXT ·productAVX2x4x2(SB), NOSPLIT, $0-56
 	LEAQ (R8)(R8*2), R10
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    keep+56(FP), R11
+	CMPQ    R11, $0x00
+	JE      loop
 	VMOVUPS (AX), Y0
 	VMOVUPS 32(AX), Y1
 	VMOVUPS (AX)(CX*1), Y2
@@ -345,9 +409,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
+// func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-64
+TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	MOVQ         x+16(FP), DX
@@ -355,7 +419,7 @@ TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-64
 	MOVQ         list+32(FP), SI
 	MOVQ         n+40(FP), DI
 	MOVQ         step+48(FP), R8
-	MOVQ         lanes+56(FP), R9
+	MOVQ         lanes+64(FP), R9
 	VMOVD        R9, X0
 	VPBROADCASTD X0, Y0
 	VPCMPGTD     lanes<>+0(SB), Y0, Y0
@@ -363,6 +427,13 @@ TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-64
 	LEAQ         (R8)(R8*2), R10
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	MOVQ       keep+56(FP), R11
+	CMPQ       R11, $0x00
+	JE         loop
 	VMASKMOVPS (AX), Y0, Y1
 	VMASKMOVPS (AX)(CX*1), Y0, Y2
 	VMASKMOVPS (AX)(CX*2), Y0, Y3
@@ -401,9 +472,9 @@ DATA lanes<>+24(SB)/4, $0x00000006
 DATA lanes<>+28(SB)/4, $0x00000007
 GLOBL lanes<>(SB), RODATA|NOPTR, $32
 
-// func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+// func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 // Requires: AVX, FMA3
-TEXT ·productAVX2x1x2(SB), NOSPLIT, $0-56
+TEXT ·productAVX2x1x2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -413,6 +484,11 @@ TEXT ·productAVX2x1x2(SB), NOSPLIT, $0-56
 	MOVQ step+48(FP), DI
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	MOVQ    keep+56(FP), DI
+	CMPQ    DI, $0x00
+	JE      loop
 	VMOVUPS (AX), Y0
 	VMOVUPS 32(AX), Y1
 
@@ -433,9 +509,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
+// func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·productAVX2x1x1(SB), NOSPLIT, $0-64
+TEXT ·productAVX2x1x1(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	MOVQ         x+16(FP), CX
@@ -443,12 +519,16 @@ TEXT ·productAVX2x1x1(SB), NOSPLIT, $0-64
 	MOVQ         list+32(FP), BX
 	MOVQ         n+40(FP), SI
 	MOVQ         step+48(FP), DI
-	MOVQ         lanes+56(FP), DI
+	MOVQ         lanes+64(FP), DI
 	VMOVD        DI, X0
 	VPBROADCASTD X0, Y0
 	VPCMPGTD     lanes<>+0(SB), Y0, Y0
 
 	// acc[t][v] is y[t*ldy + v*width ...]
+	VXORPS     Y1, Y1, Y1
+	MOVQ       keep+56(FP), DI
+	CMPQ       DI, $0x00
+	JE         loop
 	VMASKMOVPS (AX), Y0, Y1
 
 loop:
@@ -1183,4 +1263,1756 @@ TEXT ·transposeAVX2(SB), NOSPLIT, $0-24
 	VPERM2F128 $0x31, Y4, Y0, Y0
 	VMOVUPS    Y0, 448(AX)
 	VZEROUPPER
+	RET
+
+// func momentSumsAVX512(sums *float64, x *float32, c int, b int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·momentSumsAVX512(SB), NOSPLIT, $0-32
+	MOVQ  sums+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  c+16(FP), DX
+	MOVQ  b+24(FP), BX
+	XORQ  SI, SI
+	MOVQ  BX, DI
+	ANDQ  $0x0f, BX
+	SUBQ  BX, DI
+	MOVQ  $-1, R8
+	BZHIQ BX, R8, R8
+	KMOVW R8, K1
+
+channel:
+	TESTQ   DX, DX
+	JE      done
+	VMOVUPD (AX), Z0
+	VMOVUPD 64(AX), Z1
+	MOVQ    DI, R8
+
+vector:
+	TESTQ         R8, R8
+	JE            tail
+	VMOVUPS       (CX)(SI*1), Z2
+	VCVTPS2PD     Y2, Z3
+	VEXTRACTF64X4 $0x01, Z2, Y2
+	VCVTPS2PD     Y2, Z2
+	VADDPD        Z3, Z0, Z0
+	VADDPD        Z2, Z0, Z0
+	VFMADD231PD   Z3, Z3, Z1
+	VFMADD231PD   Z2, Z2, Z1
+	ADDQ          $0x40, SI
+	SUBQ          $0x10, R8
+	JMP           vector
+
+tail:
+	TESTQ         BX, BX
+	JE            end
+	VMOVUPS.Z     (CX)(SI*1), K1, Z2
+	VCVTPS2PD     Y2, Z3
+	VEXTRACTF64X4 $0x01, Z2, Y2
+	VCVTPS2PD     Y2, Z2
+	VADDPD        Z3, Z0, Z0
+	VADDPD        Z2, Z0, Z0
+	VFMADD231PD   Z3, Z3, Z1
+	VFMADD231PD   Z2, Z2, Z1
+	LEAQ          (SI)(BX*4), SI
+
+end:
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	ADDQ    $0x80, AX
+	DECQ    DX
+	JMP     channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseAVX512(y *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·normaliseAVX512(SB), NOSPLIT, $0-40
+	MOVQ   y+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   coef+16(FP), DX
+	MOVQ   c+24(FP), BX
+	MOVQ   b+32(FP), SI
+	VXORPS Z0, Z0, Z0
+	XORQ   DI, DI
+	MOVQ   SI, R8
+	ANDQ   $0x0f, SI
+	SUBQ   SI, R8
+	MOVQ   $-1, R9
+	BZHIQ  SI, R9, R9
+	KMOVW  R9, K1
+
+channel:
+	TESTQ        BX, BX
+	JE           done
+	VBROADCASTSS (DX), Z0
+	VBROADCASTSS 4(DX), Z1
+	VBROADCASTSS 8(DX), Z2
+	MOVQ         R8, R9
+
+vector:
+	TESTQ       R9, R9
+	JE          tail
+	VMOVUPS     (CX)(DI*1), Z3
+	VSUBPS      Z0, Z3, Z3
+	VMOVAPS     Z2, Z4
+	VFMADD231PS Z3, Z1, Z4
+	VMOVUPS     Z4, (AX)(DI*1)
+	ADDQ        $0x40, DI
+	SUBQ        $0x10, R9
+	JMP         vector
+
+tail:
+	TESTQ       SI, SI
+	JE          end
+	VMOVUPS.Z   (CX)(DI*1), K1, Z3
+	VSUBPS      Z0, Z3, Z0
+	VMOVAPS     Z2, Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z2, K1, (AX)(DI*1)
+	LEAQ        (DI)(SI*4), DI
+
+end:
+	ADDQ $0x0c, DX
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func gradientSumsAVX512(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·gradientSumsAVX512(SB), NOSPLIT, $0-48
+	MOVQ   sums+0(FP), AX
+	MOVQ   grad+8(FP), CX
+	MOVQ   x+16(FP), DX
+	MOVQ   coef+24(FP), BX
+	MOVQ   c+32(FP), SI
+	MOVQ   b+40(FP), DI
+	VXORPS Z0, Z0, Z0
+	XORQ   R8, R8
+	MOVQ   DI, R9
+	ANDQ   $0x0f, DI
+	SUBQ   DI, R9
+	MOVQ   $-1, R10
+	BZHIQ  DI, R10, R10
+	KMOVW  R10, K1
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VMOVUPD      (AX), Z0
+	VMOVUPD      64(AX), Z1
+	VBROADCASTSS (BX), Z2
+	VBROADCASTSS 4(BX), Z2
+	VBROADCASTSS 8(BX), Z2
+	MOVQ         R9, R10
+
+vector:
+	TESTQ         R10, R10
+	JE            tail
+	VMOVUPS       (DX)(R8*1), Z2
+	VMOVUPS       (CX)(R8*1), Z3
+	VCVTPS2PD     Y3, Z4
+	VEXTRACTF64X4 $0x01, Z3, Y3
+	VCVTPS2PD     Y3, Z3
+	VADDPD        Z4, Z0, Z0
+	VADDPD        Z3, Z0, Z0
+	VCVTPS2PD     Y2, Z5
+	VEXTRACTF64X4 $0x01, Z2, Y2
+	VCVTPS2PD     Y2, Z2
+	VFMADD231PD   Z4, Z5, Z1
+	VFMADD231PD   Z3, Z2, Z1
+	ADDQ          $0x40, R8
+	SUBQ          $0x10, R10
+	JMP           vector
+
+tail:
+	TESTQ         DI, DI
+	JE            end
+	VMOVUPS.Z     (DX)(R8*1), K1, Z2
+	VMOVUPS.Z     (CX)(R8*1), K1, Z3
+	VCVTPS2PD     Y3, Z4
+	VEXTRACTF64X4 $0x01, Z3, Y3
+	VCVTPS2PD     Y3, Z3
+	VADDPD        Z4, Z0, Z0
+	VADDPD        Z3, Z0, Z0
+	VCVTPS2PD     Y2, Z5
+	VEXTRACTF64X4 $0x01, Z2, Y2
+	VCVTPS2PD     Y2, Z2
+	VFMADD231PD   Z4, Z5, Z1
+	VFMADD231PD   Z3, Z2, Z1
+	LEAQ          (R8)(DI*4), R8
+
+end:
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	ADDQ    $0x80, AX
+	ADDQ    $0x18, BX
+	DECQ    SI
+	JMP     channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseGradientAVX512(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·normaliseGradientAVX512(SB), NOSPLIT, $0-56
+	MOVQ       dx+0(FP), AX
+	MOVQ       grad+8(FP), CX
+	MOVQ       x+16(FP), DX
+	MOVQ       coef+24(FP), BX
+	MOVQ       c+32(FP), SI
+	MOVQ       b+40(FP), DI
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z0, Z0, Z0
+	MOVQ       keep+48(FP), R8
+	CMPQ       R8, $0x00
+	JE         overwrite
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+
+overwrite:
+	XORQ  R8, R8
+	MOVQ  DI, R9
+	ANDQ  $0x0f, DI
+	SUBQ  DI, R9
+	MOVQ  $-1, R10
+	BZHIQ DI, R10, R10
+	KMOVW R10, K1
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VBROADCASTSS (BX), Z1
+	VBROADCASTSS 4(BX), Z2
+	VBROADCASTSS 8(BX), Z3
+	VBROADCASTSS 12(BX), Z4
+	VBROADCASTSS 16(BX), Z5
+	MOVQ         R9, R10
+
+vector:
+	TESTQ        R10, R10
+	JE           tail
+	VMOVUPS      (DX)(R8*1), Z6
+	VMOVUPS      (CX)(R8*1), Z7
+	VMOVUPS      (AX)(R8*1), Z8
+	VSUBPS       Z1, Z6, Z6
+	VMOVAPS      Z3, Z9
+	VFMADD231PS  Z6, Z2, Z9
+	VSUBPS       Z4, Z7, Z7
+	VFNMADD231PS Z6, Z5, Z7
+	VPANDD       Z0, Z8, Z8
+	VFMADD231PS  Z2, Z7, Z8
+	VMOVUPS      Z8, (AX)(R8*1)
+	ADDQ         $0x40, R8
+	SUBQ         $0x10, R10
+	JMP          vector
+
+tail:
+	TESTQ        DI, DI
+	JE           end
+	VMOVUPS.Z    (DX)(R8*1), K1, Z6
+	VMOVUPS.Z    (CX)(R8*1), K1, Z7
+	VMOVUPS.Z    (AX)(R8*1), K1, Z8
+	VSUBPS       Z1, Z6, Z1
+	VMOVAPS      Z3, Z3
+	VFMADD231PS  Z1, Z2, Z3
+	VSUBPS       Z4, Z7, Z7
+	VFNMADD231PS Z1, Z5, Z7
+	VPANDD       Z0, Z8, Z8
+	VFMADD231PS  Z2, Z7, Z8
+	VMOVUPS      Z8, K1, (AX)(R8*1)
+	LEAQ         (R8)(DI*4), R8
+
+end:
+	ADDQ $0x18, BX
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseReLUAVX512(y *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·normaliseReLUAVX512(SB), NOSPLIT, $0-40
+	MOVQ   y+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   coef+16(FP), DX
+	MOVQ   c+24(FP), BX
+	MOVQ   b+32(FP), SI
+	VXORPS Z0, Z0, Z0
+	XORQ   DI, DI
+	MOVQ   SI, R8
+	ANDQ   $0x0f, SI
+	SUBQ   SI, R8
+	MOVQ   $-1, R9
+	BZHIQ  SI, R9, R9
+	KMOVW  R9, K1
+
+channel:
+	TESTQ        BX, BX
+	JE           done
+	VBROADCASTSS (DX), Z1
+	VBROADCASTSS 4(DX), Z2
+	VBROADCASTSS 8(DX), Z3
+	MOVQ         R8, R9
+
+vector:
+	TESTQ       R9, R9
+	JE          tail
+	VMOVUPS     (CX)(DI*1), Z4
+	VSUBPS      Z1, Z4, Z4
+	VMOVAPS     Z3, Z5
+	VFMADD231PS Z4, Z2, Z5
+	VMAXPS      Z5, Z0, Z5
+	VMOVUPS     Z5, (AX)(DI*1)
+	ADDQ        $0x40, DI
+	SUBQ        $0x10, R9
+	JMP         vector
+
+tail:
+	TESTQ       SI, SI
+	JE          end
+	VMOVUPS.Z   (CX)(DI*1), K1, Z4
+	VSUBPS      Z1, Z4, Z1
+	VMOVAPS     Z3, Z3
+	VFMADD231PS Z1, Z2, Z3
+	VMAXPS      Z3, Z0, Z3
+	VMOVUPS     Z3, K1, (AX)(DI*1)
+	LEAQ        (DI)(SI*4), DI
+
+end:
+	ADDQ $0x0c, DX
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func gradientSumsReLUAVX512(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·gradientSumsReLUAVX512(SB), NOSPLIT, $0-48
+	MOVQ   sums+0(FP), AX
+	MOVQ   grad+8(FP), CX
+	MOVQ   x+16(FP), DX
+	MOVQ   coef+24(FP), BX
+	MOVQ   c+32(FP), SI
+	MOVQ   b+40(FP), DI
+	VXORPS Z0, Z0, Z0
+	XORQ   R8, R8
+	MOVQ   DI, R9
+	ANDQ   $0x0f, DI
+	SUBQ   DI, R9
+	MOVQ   $-1, R10
+	BZHIQ  DI, R10, R10
+	KMOVW  R10, K1
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VMOVUPD      (AX), Z1
+	VMOVUPD      64(AX), Z2
+	VBROADCASTSS (BX), Z3
+	VBROADCASTSS 4(BX), Z4
+	VBROADCASTSS 8(BX), Z5
+	MOVQ         R9, R10
+
+vector:
+	TESTQ         R10, R10
+	JE            tail
+	VMOVUPS       (DX)(R8*1), Z6
+	VMOVUPS       (CX)(R8*1), Z7
+	VSUBPS        Z3, Z6, Z8
+	VMOVAPS       Z5, Z9
+	VFMADD231PS   Z8, Z4, Z9
+	VCMPPS        $0x1e, Z0, Z9, K2
+	VMOVAPS.Z     Z7, K2, Z7
+	VCVTPS2PD     Y7, Z8
+	VEXTRACTF64X4 $0x01, Z7, Y7
+	VCVTPS2PD     Y7, Z7
+	VADDPD        Z8, Z1, Z1
+	VADDPD        Z7, Z1, Z1
+	VCVTPS2PD     Y6, Z9
+	VEXTRACTF64X4 $0x01, Z6, Y6
+	VCVTPS2PD     Y6, Z6
+	VFMADD231PD   Z8, Z9, Z2
+	VFMADD231PD   Z7, Z6, Z2
+	ADDQ          $0x40, R8
+	SUBQ          $0x10, R10
+	JMP           vector
+
+tail:
+	TESTQ         DI, DI
+	JE            end
+	VMOVUPS.Z     (DX)(R8*1), K1, Z6
+	VMOVUPS.Z     (CX)(R8*1), K1, Z7
+	VSUBPS        Z3, Z6, Z3
+	VMOVAPS       Z5, Z5
+	VFMADD231PS   Z3, Z4, Z5
+	VCMPPS        $0x1e, Z0, Z5, K2
+	VMOVAPS.Z     Z7, K2, Z7
+	VCVTPS2PD     Y7, Z3
+	VEXTRACTF64X4 $0x01, Z7, Y4
+	VCVTPS2PD     Y4, Z4
+	VADDPD        Z3, Z1, Z1
+	VADDPD        Z4, Z1, Z1
+	VCVTPS2PD     Y6, Z5
+	VEXTRACTF64X4 $0x01, Z6, Y6
+	VCVTPS2PD     Y6, Z6
+	VFMADD231PD   Z3, Z5, Z2
+	VFMADD231PD   Z4, Z6, Z2
+	LEAQ          (R8)(DI*4), R8
+
+end:
+	VMOVUPD Z1, (AX)
+	VMOVUPD Z2, 64(AX)
+	ADDQ    $0x80, AX
+	ADDQ    $0x18, BX
+	DECQ    SI
+	JMP     channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseGradientReLUAVX512(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·normaliseGradientReLUAVX512(SB), NOSPLIT, $0-56
+	MOVQ       dx+0(FP), AX
+	MOVQ       grad+8(FP), CX
+	MOVQ       x+16(FP), DX
+	MOVQ       coef+24(FP), BX
+	MOVQ       c+32(FP), SI
+	MOVQ       b+40(FP), DI
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z1, Z1, Z1
+	MOVQ       keep+48(FP), R8
+	CMPQ       R8, $0x00
+	JE         overwrite
+	VPTERNLOGD $0xff, Z1, Z1, Z1
+
+overwrite:
+	XORQ  R8, R8
+	MOVQ  DI, R9
+	ANDQ  $0x0f, DI
+	SUBQ  DI, R9
+	MOVQ  $-1, R10
+	BZHIQ DI, R10, R10
+	KMOVW R10, K1
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VBROADCASTSS (BX), Z2
+	VBROADCASTSS 4(BX), Z3
+	VBROADCASTSS 8(BX), Z4
+	VBROADCASTSS 12(BX), Z5
+	VBROADCASTSS 16(BX), Z6
+	MOVQ         R9, R10
+
+vector:
+	TESTQ        R10, R10
+	JE           tail
+	VMOVUPS      (DX)(R8*1), Z7
+	VMOVUPS      (CX)(R8*1), Z8
+	VMOVUPS      (AX)(R8*1), Z9
+	VSUBPS       Z2, Z7, Z7
+	VMOVAPS      Z4, Z10
+	VFMADD231PS  Z7, Z3, Z10
+	VCMPPS       $0x1e, Z0, Z10, K2
+	VMOVAPS.Z    Z8, K2, Z8
+	VSUBPS       Z5, Z8, Z8
+	VFNMADD231PS Z7, Z6, Z8
+	VPANDD       Z1, Z9, Z9
+	VFMADD231PS  Z3, Z8, Z9
+	VMOVUPS      Z9, (AX)(R8*1)
+	ADDQ         $0x40, R8
+	SUBQ         $0x10, R10
+	JMP          vector
+
+tail:
+	TESTQ        DI, DI
+	JE           end
+	VMOVUPS.Z    (DX)(R8*1), K1, Z7
+	VMOVUPS.Z    (CX)(R8*1), K1, Z8
+	VMOVUPS.Z    (AX)(R8*1), K1, Z9
+	VSUBPS       Z2, Z7, Z2
+	VMOVAPS      Z4, Z4
+	VFMADD231PS  Z2, Z3, Z4
+	VCMPPS       $0x1e, Z0, Z4, K2
+	VMOVAPS.Z    Z8, K2, Z8
+	VSUBPS       Z5, Z8, Z8
+	VFNMADD231PS Z2, Z6, Z8
+	VPANDD       Z1, Z9, Z9
+	VFMADD231PS  Z3, Z8, Z9
+	VMOVUPS      Z9, K1, (AX)(R8*1)
+	LEAQ         (R8)(DI*4), R8
+
+end:
+	ADDQ $0x18, BX
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func rectifyAVX512(y *float32, x *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·rectifyAVX512(SB), NOSPLIT, $0-24
+	MOVQ   y+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VXORPS Z0, Z0, Z0
+	MOVQ   $0x00000001, BX
+	XORQ   SI, SI
+	MOVQ   DX, DI
+	ANDQ   $0x0f, DX
+	SUBQ   DX, DI
+	MOVQ   $-1, R8
+	BZHIQ  DX, R8, R8
+	KMOVW  R8, K1
+
+channel:
+	TESTQ BX, BX
+	JE    done
+	MOVQ  DI, R8
+
+vector:
+	TESTQ   R8, R8
+	JE      tail
+	VMOVUPS (CX)(SI*1), Z1
+	VMAXPS  Z1, Z0, Z1
+	VMOVUPS Z1, (AX)(SI*1)
+	ADDQ    $0x40, SI
+	SUBQ    $0x10, R8
+	JMP     vector
+
+tail:
+	TESTQ     DX, DX
+	JE        end
+	VMOVUPS.Z (CX)(SI*1), K1, Z1
+	VMAXPS    Z1, Z0, Z1
+	VMOVUPS   Z1, K1, (AX)(SI*1)
+	LEAQ      (SI)(DX*4), SI
+
+end:
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func rectifyGradientAVX512(dx *float32, grad *float32, y *float32, n int, keep int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·rectifyGradientAVX512(SB), NOSPLIT, $0-40
+	MOVQ       dx+0(FP), AX
+	MOVQ       grad+8(FP), CX
+	MOVQ       y+16(FP), DX
+	MOVQ       n+24(FP), BX
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z1, Z1, Z1
+	MOVQ       keep+32(FP), SI
+	CMPQ       SI, $0x00
+	JE         overwrite
+	VPTERNLOGD $0xff, Z1, Z1, Z1
+
+overwrite:
+	MOVQ  $0x00000001, SI
+	XORQ  DI, DI
+	MOVQ  BX, R8
+	ANDQ  $0x0f, BX
+	SUBQ  BX, R8
+	MOVQ  $-1, R9
+	BZHIQ BX, R9, R9
+	KMOVW R9, K1
+
+channel:
+	TESTQ SI, SI
+	JE    done
+	MOVQ  R8, R9
+
+vector:
+	TESTQ     R9, R9
+	JE        tail
+	VMOVUPS   (CX)(DI*1), Z2
+	VMOVUPS   (DX)(DI*1), Z3
+	VMOVUPS   (AX)(DI*1), Z4
+	VCMPPS    $0x1e, Z0, Z3, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VPANDD    Z1, Z4, Z4
+	VADDPS    Z2, Z4, Z4
+	VMOVUPS   Z4, (AX)(DI*1)
+	ADDQ      $0x40, DI
+	SUBQ      $0x10, R9
+	JMP       vector
+
+tail:
+	TESTQ     BX, BX
+	JE        end
+	VMOVUPS.Z (CX)(DI*1), K1, Z2
+	VMOVUPS.Z (DX)(DI*1), K1, Z3
+	VMOVUPS.Z (AX)(DI*1), K1, Z4
+	VCMPPS    $0x1e, Z0, Z3, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VPANDD    Z1, Z4, Z4
+	VADDPS    Z2, Z4, Z4
+	VMOVUPS   Z4, K1, (AX)(DI*1)
+	LEAQ      (DI)(BX*4), DI
+
+end:
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func sumAVX512(y *float32, a *float32, b *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·sumAVX512(SB), NOSPLIT, $0-32
+	MOVQ  y+0(FP), AX
+	MOVQ  a+8(FP), CX
+	MOVQ  b+16(FP), DX
+	MOVQ  n+24(FP), BX
+	MOVQ  $0x00000001, SI
+	XORQ  DI, DI
+	MOVQ  BX, R8
+	ANDQ  $0x0f, BX
+	SUBQ  BX, R8
+	MOVQ  $-1, R9
+	BZHIQ BX, R9, R9
+	KMOVW R9, K1
+
+channel:
+	TESTQ SI, SI
+	JE    done
+	MOVQ  R8, R9
+
+vector:
+	TESTQ   R9, R9
+	JE      tail
+	VMOVUPS (CX)(DI*1), Z0
+	VMOVUPS (DX)(DI*1), Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS Z0, (AX)(DI*1)
+	ADDQ    $0x40, DI
+	SUBQ    $0x10, R9
+	JMP     vector
+
+tail:
+	TESTQ     BX, BX
+	JE        end
+	VMOVUPS.Z (CX)(DI*1), K1, Z0
+	VMOVUPS.Z (DX)(DI*1), K1, Z1
+	VADDPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (AX)(DI*1)
+	LEAQ      (DI)(BX*4), DI
+
+end:
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAVX512(w *float32, grad *float32, m *float32, v *float32, k *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·adamAVX512(SB), NOSPLIT, $0-48
+	MOVQ         w+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         v+24(FP), BX
+	MOVQ         k+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VBROADCASTSS (SI), Z0
+	VBROADCASTSS 4(SI), Z1
+	VBROADCASTSS 8(SI), Z2
+	VBROADCASTSS 12(SI), Z3
+	VBROADCASTSS 16(SI), Z4
+	VBROADCASTSS 20(SI), Z5
+	VBROADCASTSS 24(SI), Z6
+	VBROADCASTSS 28(SI), Z7
+	VBROADCASTSS 32(SI), Z8
+	MOVQ         $0x00000001, SI
+	XORQ         R8, R8
+	MOVQ         DI, R9
+	ANDQ         $0x0f, DI
+	SUBQ         DI, R9
+	MOVQ         $-1, R10
+	BZHIQ        DI, R10, R10
+	KMOVW        R10, K1
+
+channel:
+	TESTQ SI, SI
+	JE    done
+	MOVQ  R9, R10
+
+vector:
+	TESTQ       R10, R10
+	JE          tail
+	VMOVUPS     (AX)(R8*1), Z9
+	VMOVUPS     (CX)(R8*1), Z10
+	VFMADD231PS Z9, Z0, Z10
+	VMOVUPS     (DX)(R8*1), Z11
+	VMULPS      Z4, Z11, Z11
+	VFMADD231PS Z6, Z10, Z11
+	VMOVUPS     Z11, (DX)(R8*1)
+	VMULPS      Z10, Z10, Z10
+	VMOVUPS     (BX)(R8*1), Z12
+	VMULPS      Z5, Z12, Z12
+	VFMADD231PS Z7, Z10, Z12
+	VMOVUPS     Z12, (BX)(R8*1)
+	VSQRTPS     Z12, Z12
+	VFMADD213PS Z3, Z8, Z12
+	VMULPS      Z2, Z11, Z11
+	VDIVPS      Z12, Z11, Z11
+	VFMSUB213PS Z11, Z1, Z9
+	VMOVUPS     Z9, (AX)(R8*1)
+	ADDQ        $0x40, R8
+	SUBQ        $0x10, R10
+	JMP         vector
+
+tail:
+	TESTQ       DI, DI
+	JE          end
+	VMOVUPS.Z   (AX)(R8*1), K1, Z9
+	VMOVUPS.Z   (CX)(R8*1), K1, Z10
+	VFMADD231PS Z9, Z0, Z10
+	VMOVUPS.Z   (DX)(R8*1), K1, Z11
+	VMULPS      Z4, Z11, Z11
+	VFMADD231PS Z6, Z10, Z11
+	VMOVUPS     Z11, K1, (DX)(R8*1)
+	VMULPS      Z10, Z10, Z10
+	VMOVUPS.Z   (BX)(R8*1), K1, Z12
+	VMULPS      Z5, Z12, Z12
+	VFMADD231PS Z7, Z10, Z12
+	VMOVUPS     Z12, K1, (BX)(R8*1)
+	VSQRTPS     Z12, Z12
+	VFMADD213PS Z3, Z8, Z12
+	VMULPS      Z2, Z11, Z11
+	VDIVPS      Z12, Z11, Z11
+	VFMSUB213PS Z11, Z1, Z9
+	VMOVUPS     Z9, K1, (AX)(R8*1)
+	LEAQ        (R8)(DI*4), R8
+
+end:
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func momentumAVX512(w *float32, grad *float32, m *float32, k *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·momentumAVX512(SB), NOSPLIT, $0-40
+	MOVQ         w+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         k+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS (BX), Z0
+	VBROADCASTSS 4(BX), Z1
+	VBROADCASTSS 8(BX), Z2
+	MOVQ         $0x00000001, BX
+	XORQ         DI, DI
+	MOVQ         SI, R8
+	ANDQ         $0x0f, SI
+	SUBQ         SI, R8
+	MOVQ         $-1, R9
+	BZHIQ        SI, R9, R9
+	KMOVW        R9, K1
+
+channel:
+	TESTQ BX, BX
+	JE    done
+	MOVQ  R8, R9
+
+vector:
+	TESTQ        R9, R9
+	JE           tail
+	VMOVUPS      (AX)(DI*1), Z3
+	VMOVUPS      (CX)(DI*1), Z4
+	VMOVUPS      (DX)(DI*1), Z5
+	VFMADD231PS  Z3, Z0, Z4
+	VFMADD213PS  Z4, Z1, Z5
+	VMOVUPS      Z5, (DX)(DI*1)
+	VFNMADD231PS Z5, Z2, Z3
+	VMOVUPS      Z3, (AX)(DI*1)
+	ADDQ         $0x40, DI
+	SUBQ         $0x10, R9
+	JMP          vector
+
+tail:
+	TESTQ        SI, SI
+	JE           end
+	VMOVUPS.Z    (AX)(DI*1), K1, Z3
+	VMOVUPS.Z    (CX)(DI*1), K1, Z4
+	VMOVUPS.Z    (DX)(DI*1), K1, Z5
+	VFMADD231PS  Z3, Z0, Z4
+	VFMADD213PS  Z4, Z1, Z5
+	VMOVUPS      Z5, K1, (DX)(DI*1)
+	VFNMADD231PS Z5, Z2, Z3
+	VMOVUPS      Z3, K1, (AX)(DI*1)
+	LEAQ         (DI)(SI*4), DI
+
+end:
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func addDeviationsAVX512(sums *float64, x *float32, first *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·addDeviationsAVX512(SB), NOSPLIT, $0-32
+	MOVQ sums+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ first+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	TESTQ         BX, BX
+	JE            done
+	VMOVUPS       (CX)(SI*1), Z0
+	VCVTPS2PD     Y0, Z1
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VCVTPS2PD     Y0, Z0
+	VMOVUPS       (DX)(SI*1), Z2
+	VCVTPS2PD     Y2, Z3
+	VEXTRACTF64X4 $0x01, Z2, Y2
+	VCVTPS2PD     Y2, Z2
+	VSUBPD        Z3, Z1, Z1
+	VADDPD        (AX)(SI*2), Z1, Z1
+	VMOVUPD       Z1, (AX)(SI*2)
+	VSUBPD        Z2, Z0, Z0
+	VADDPD        64(AX)(SI*2), Z0, Z0
+	VMOVUPD       Z0, 64(AX)(SI*2)
+	ADDQ          $0x40, SI
+	SUBQ          $0x10, BX
+	JMP           loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func differencesAVX512(x *float32, n int) float32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·differencesAVX512(SB), NOSPLIT, $0-20
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Z0, Z0, Z0
+
+loop:
+	TESTQ   CX, CX
+	JE      done
+	VMOVUPS (AX), Z1
+	VSUBPS  Z1, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	ADDQ    $0x40, AX
+	SUBQ    $0x10, CX
+	JMP     loop
+
+done:
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X0, X1, X1
+	VMOVHLPS      X1, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSHDUP     X1, X0
+	VADDSS        X0, X1, X1
+	VZEROUPPER
+	MOVSS         X1, ret+16(FP)
+	RET
+
+// func momentSumsAVX2(sums *float64, x *float32, c int, b int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·momentSumsAVX2(SB), NOSPLIT, $0-32
+	MOVQ         sums+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         c+16(FP), DX
+	MOVQ         b+24(FP), BX
+	XORQ         SI, SI
+	MOVQ         BX, DI
+	ANDQ         $0x07, BX
+	SUBQ         BX, DI
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lanes<>+0(SB), Y0, Y0
+
+channel:
+	TESTQ   DX, DX
+	JE      done
+	VMOVUPD (AX), Y1
+	VMOVUPD 32(AX), Y2
+	VMOVUPD 64(AX), Y3
+	VMOVUPD 96(AX), Y4
+	MOVQ    DI, R8
+
+vector:
+	TESTQ        R8, R8
+	JE           tail
+	VMOVUPS      (CX)(SI*1), Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VADDPD       Y6, Y1, Y1
+	VADDPD       Y5, Y2, Y2
+	VFMADD231PD  Y6, Y6, Y3
+	VFMADD231PD  Y5, Y5, Y4
+	ADDQ         $0x20, SI
+	SUBQ         $0x08, R8
+	JMP          vector
+
+tail:
+	TESTQ        BX, BX
+	JE           end
+	VMASKMOVPS   (CX)(SI*1), Y0, Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VADDPD       Y6, Y1, Y1
+	VADDPD       Y5, Y2, Y2
+	VFMADD231PD  Y6, Y6, Y3
+	VFMADD231PD  Y5, Y5, Y4
+	LEAQ         (SI)(BX*4), SI
+
+end:
+	VMOVUPD Y1, (AX)
+	VMOVUPD Y2, 32(AX)
+	VMOVUPD Y3, 64(AX)
+	VMOVUPD Y4, 96(AX)
+	ADDQ    $0x80, AX
+	DECQ    DX
+	JMP     channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseAVX2(y *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·normaliseAVX2(SB), NOSPLIT, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         coef+16(FP), DX
+	MOVQ         c+24(FP), BX
+	MOVQ         b+32(FP), SI
+	VXORPS       Y0, Y0, Y0
+	XORQ         DI, DI
+	MOVQ         SI, R8
+	ANDQ         $0x07, SI
+	SUBQ         SI, R8
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lanes<>+0(SB), Y0, Y0
+
+channel:
+	TESTQ        BX, BX
+	JE           done
+	VBROADCASTSS (DX), Y1
+	VBROADCASTSS 4(DX), Y2
+	VBROADCASTSS 8(DX), Y3
+	MOVQ         R8, R9
+
+vector:
+	TESTQ       R9, R9
+	JE          tail
+	VMOVUPS     (CX)(DI*1), Y4
+	VSUBPS      Y1, Y4, Y4
+	VMOVAPS     Y3, Y5
+	VFMADD231PS Y4, Y2, Y5
+	VMOVUPS     Y5, (AX)(DI*1)
+	ADDQ        $0x20, DI
+	SUBQ        $0x08, R9
+	JMP         vector
+
+tail:
+	TESTQ       SI, SI
+	JE          end
+	VMASKMOVPS  (CX)(DI*1), Y0, Y4
+	VSUBPS      Y1, Y4, Y1
+	VMOVAPS     Y3, Y3
+	VFMADD231PS Y1, Y2, Y3
+	VMASKMOVPS  Y3, Y0, (AX)(DI*1)
+	LEAQ        (DI)(SI*4), DI
+
+end:
+	ADDQ $0x0c, DX
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func gradientSumsAVX2(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gradientSumsAVX2(SB), NOSPLIT, $0-48
+	MOVQ         sums+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         coef+24(FP), BX
+	MOVQ         c+32(FP), SI
+	MOVQ         b+40(FP), DI
+	VXORPS       Y0, Y0, Y0
+	XORQ         R8, R8
+	MOVQ         DI, R9
+	ANDQ         $0x07, DI
+	SUBQ         DI, R9
+	VMOVD        DI, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lanes<>+0(SB), Y0, Y0
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VMOVUPD      (AX), Y1
+	VMOVUPD      32(AX), Y2
+	VMOVUPD      64(AX), Y3
+	VMOVUPD      96(AX), Y4
+	VBROADCASTSS (BX), Y5
+	VBROADCASTSS 4(BX), Y5
+	VBROADCASTSS 8(BX), Y5
+	MOVQ         R9, R10
+
+vector:
+	TESTQ        R10, R10
+	JE           tail
+	VMOVUPS      (DX)(R8*1), Y5
+	VMOVUPS      (CX)(R8*1), Y6
+	VCVTPS2PD    X6, Y7
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VADDPD       Y7, Y1, Y1
+	VADDPD       Y6, Y2, Y2
+	VCVTPS2PD    X5, Y8
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VFMADD231PD  Y7, Y8, Y3
+	VFMADD231PD  Y6, Y5, Y4
+	ADDQ         $0x20, R8
+	SUBQ         $0x08, R10
+	JMP          vector
+
+tail:
+	TESTQ        DI, DI
+	JE           end
+	VMASKMOVPS   (DX)(R8*1), Y0, Y5
+	VMASKMOVPS   (CX)(R8*1), Y0, Y6
+	VCVTPS2PD    X6, Y7
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VADDPD       Y7, Y1, Y1
+	VADDPD       Y6, Y2, Y2
+	VCVTPS2PD    X5, Y8
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VFMADD231PD  Y7, Y8, Y3
+	VFMADD231PD  Y6, Y5, Y4
+	LEAQ         (R8)(DI*4), R8
+
+end:
+	VMOVUPD Y1, (AX)
+	VMOVUPD Y2, 32(AX)
+	VMOVUPD Y3, 64(AX)
+	VMOVUPD Y4, 96(AX)
+	ADDQ    $0x80, AX
+	ADDQ    $0x18, BX
+	DECQ    SI
+	JMP     channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseGradientAVX2(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·normaliseGradientAVX2(SB), NOSPLIT, $0-56
+	MOVQ     dx+0(FP), AX
+	MOVQ     grad+8(FP), CX
+	MOVQ     x+16(FP), DX
+	MOVQ     coef+24(FP), BX
+	MOVQ     c+32(FP), SI
+	MOVQ     b+40(FP), DI
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y0, Y0, Y0
+	MOVQ     keep+48(FP), R8
+	CMPQ     R8, $0x00
+	JE       overwrite
+	VPCMPEQD Y0, Y0, Y0
+
+overwrite:
+	XORQ         R8, R8
+	MOVQ         DI, R9
+	ANDQ         $0x07, DI
+	SUBQ         DI, R9
+	VMOVD        DI, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lanes<>+0(SB), Y1, Y1
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VBROADCASTSS (BX), Y2
+	VBROADCASTSS 4(BX), Y3
+	VBROADCASTSS 8(BX), Y4
+	VBROADCASTSS 12(BX), Y5
+	VBROADCASTSS 16(BX), Y6
+	MOVQ         R9, R10
+
+vector:
+	TESTQ        R10, R10
+	JE           tail
+	VMOVUPS      (DX)(R8*1), Y7
+	VMOVUPS      (CX)(R8*1), Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VSUBPS       Y2, Y7, Y7
+	VMOVAPS      Y4, Y10
+	VFMADD231PS  Y7, Y3, Y10
+	VSUBPS       Y5, Y8, Y8
+	VFNMADD231PS Y7, Y6, Y8
+	VPAND        Y0, Y9, Y9
+	VFMADD231PS  Y3, Y8, Y9
+	VMOVUPS      Y9, (AX)(R8*1)
+	ADDQ         $0x20, R8
+	SUBQ         $0x08, R10
+	JMP          vector
+
+tail:
+	TESTQ        DI, DI
+	JE           end
+	VMASKMOVPS   (DX)(R8*1), Y1, Y7
+	VMASKMOVPS   (CX)(R8*1), Y1, Y8
+	VMASKMOVPS   (AX)(R8*1), Y1, Y9
+	VSUBPS       Y2, Y7, Y2
+	VMOVAPS      Y4, Y4
+	VFMADD231PS  Y2, Y3, Y4
+	VSUBPS       Y5, Y8, Y8
+	VFNMADD231PS Y2, Y6, Y8
+	VPAND        Y0, Y9, Y9
+	VFMADD231PS  Y3, Y8, Y9
+	VMASKMOVPS   Y9, Y1, (AX)(R8*1)
+	LEAQ         (R8)(DI*4), R8
+
+end:
+	ADDQ $0x18, BX
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseReLUAVX2(y *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·normaliseReLUAVX2(SB), NOSPLIT, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         coef+16(FP), DX
+	MOVQ         c+24(FP), BX
+	MOVQ         b+32(FP), SI
+	VXORPS       Y0, Y0, Y0
+	XORQ         DI, DI
+	MOVQ         SI, R8
+	ANDQ         $0x07, SI
+	SUBQ         SI, R8
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lanes<>+0(SB), Y1, Y1
+
+channel:
+	TESTQ        BX, BX
+	JE           done
+	VBROADCASTSS (DX), Y2
+	VBROADCASTSS 4(DX), Y3
+	VBROADCASTSS 8(DX), Y4
+	MOVQ         R8, R9
+
+vector:
+	TESTQ       R9, R9
+	JE          tail
+	VMOVUPS     (CX)(DI*1), Y5
+	VSUBPS      Y2, Y5, Y5
+	VMOVAPS     Y4, Y6
+	VFMADD231PS Y5, Y3, Y6
+	VMAXPS      Y6, Y0, Y6
+	VMOVUPS     Y6, (AX)(DI*1)
+	ADDQ        $0x20, DI
+	SUBQ        $0x08, R9
+	JMP         vector
+
+tail:
+	TESTQ       SI, SI
+	JE          end
+	VMASKMOVPS  (CX)(DI*1), Y1, Y5
+	VSUBPS      Y2, Y5, Y2
+	VMOVAPS     Y4, Y4
+	VFMADD231PS Y2, Y3, Y4
+	VMAXPS      Y4, Y0, Y4
+	VMASKMOVPS  Y4, Y1, (AX)(DI*1)
+	LEAQ        (DI)(SI*4), DI
+
+end:
+	ADDQ $0x0c, DX
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func gradientSumsReLUAVX2(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gradientSumsReLUAVX2(SB), NOSPLIT, $0-48
+	MOVQ         sums+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         coef+24(FP), BX
+	MOVQ         c+32(FP), SI
+	MOVQ         b+40(FP), DI
+	VXORPS       Y0, Y0, Y0
+	XORQ         R8, R8
+	MOVQ         DI, R9
+	ANDQ         $0x07, DI
+	SUBQ         DI, R9
+	VMOVD        DI, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lanes<>+0(SB), Y1, Y1
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VMOVUPD      (AX), Y2
+	VMOVUPD      32(AX), Y3
+	VMOVUPD      64(AX), Y4
+	VMOVUPD      96(AX), Y5
+	VBROADCASTSS (BX), Y6
+	VBROADCASTSS 4(BX), Y7
+	VBROADCASTSS 8(BX), Y8
+	MOVQ         R9, R10
+
+vector:
+	TESTQ        R10, R10
+	JE           tail
+	VMOVUPS      (DX)(R8*1), Y9
+	VMOVUPS      (CX)(R8*1), Y10
+	VSUBPS       Y6, Y9, Y11
+	VMOVAPS      Y8, Y12
+	VFMADD231PS  Y11, Y7, Y12
+	VCMPPS       $0x1e, Y0, Y12, Y11
+	VANDPS       Y11, Y10, Y10
+	VCVTPS2PD    X10, Y11
+	VEXTRACTF128 $0x01, Y10, X10
+	VCVTPS2PD    X10, Y10
+	VADDPD       Y11, Y2, Y2
+	VADDPD       Y10, Y3, Y3
+	VCVTPS2PD    X9, Y12
+	VEXTRACTF128 $0x01, Y9, X9
+	VCVTPS2PD    X9, Y9
+	VFMADD231PD  Y11, Y12, Y4
+	VFMADD231PD  Y10, Y9, Y5
+	ADDQ         $0x20, R8
+	SUBQ         $0x08, R10
+	JMP          vector
+
+tail:
+	TESTQ        DI, DI
+	JE           end
+	VMASKMOVPS   (DX)(R8*1), Y1, Y9
+	VMASKMOVPS   (CX)(R8*1), Y1, Y10
+	VSUBPS       Y6, Y9, Y6
+	VMOVAPS      Y8, Y8
+	VFMADD231PS  Y6, Y7, Y8
+	VCMPPS       $0x1e, Y0, Y8, Y6
+	VANDPS       Y6, Y10, Y10
+	VCVTPS2PD    X10, Y6
+	VEXTRACTF128 $0x01, Y10, X7
+	VCVTPS2PD    X7, Y7
+	VADDPD       Y6, Y2, Y2
+	VADDPD       Y7, Y3, Y3
+	VCVTPS2PD    X9, Y8
+	VEXTRACTF128 $0x01, Y9, X9
+	VCVTPS2PD    X9, Y9
+	VFMADD231PD  Y6, Y8, Y4
+	VFMADD231PD  Y7, Y9, Y5
+	LEAQ         (R8)(DI*4), R8
+
+end:
+	VMOVUPD Y2, (AX)
+	VMOVUPD Y3, 32(AX)
+	VMOVUPD Y4, 64(AX)
+	VMOVUPD Y5, 96(AX)
+	ADDQ    $0x80, AX
+	ADDQ    $0x18, BX
+	DECQ    SI
+	JMP     channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func normaliseGradientReLUAVX2(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·normaliseGradientReLUAVX2(SB), NOSPLIT, $0-56
+	MOVQ     dx+0(FP), AX
+	MOVQ     grad+8(FP), CX
+	MOVQ     x+16(FP), DX
+	MOVQ     coef+24(FP), BX
+	MOVQ     c+32(FP), SI
+	MOVQ     b+40(FP), DI
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y1, Y1, Y1
+	MOVQ     keep+48(FP), R8
+	CMPQ     R8, $0x00
+	JE       overwrite
+	VPCMPEQD Y1, Y1, Y1
+
+overwrite:
+	XORQ         R8, R8
+	MOVQ         DI, R9
+	ANDQ         $0x07, DI
+	SUBQ         DI, R9
+	VMOVD        DI, X2
+	VPBROADCASTD X2, Y2
+	VPCMPGTD     lanes<>+0(SB), Y2, Y2
+
+channel:
+	TESTQ        SI, SI
+	JE           done
+	VBROADCASTSS (BX), Y3
+	VBROADCASTSS 4(BX), Y4
+	VBROADCASTSS 8(BX), Y5
+	VBROADCASTSS 12(BX), Y6
+	VBROADCASTSS 16(BX), Y7
+	MOVQ         R9, R10
+
+vector:
+	TESTQ        R10, R10
+	JE           tail
+	VMOVUPS      (DX)(R8*1), Y8
+	VMOVUPS      (CX)(R8*1), Y9
+	VMOVUPS      (AX)(R8*1), Y10
+	VSUBPS       Y3, Y8, Y8
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y8, Y4, Y11
+	VCMPPS       $0x1e, Y0, Y11, Y11
+	VANDPS       Y11, Y9, Y9
+	VSUBPS       Y6, Y9, Y9
+	VFNMADD231PS Y8, Y7, Y9
+	VPAND        Y1, Y10, Y10
+	VFMADD231PS  Y4, Y9, Y10
+	VMOVUPS      Y10, (AX)(R8*1)
+	ADDQ         $0x20, R8
+	SUBQ         $0x08, R10
+	JMP          vector
+
+tail:
+	TESTQ        DI, DI
+	JE           end
+	VMASKMOVPS   (DX)(R8*1), Y2, Y8
+	VMASKMOVPS   (CX)(R8*1), Y2, Y9
+	VMASKMOVPS   (AX)(R8*1), Y2, Y10
+	VSUBPS       Y3, Y8, Y3
+	VMOVAPS      Y5, Y5
+	VFMADD231PS  Y3, Y4, Y5
+	VCMPPS       $0x1e, Y0, Y5, Y5
+	VANDPS       Y5, Y9, Y9
+	VSUBPS       Y6, Y9, Y9
+	VFNMADD231PS Y3, Y7, Y9
+	VPAND        Y1, Y10, Y10
+	VFMADD231PS  Y4, Y9, Y10
+	VMASKMOVPS   Y10, Y2, (AX)(R8*1)
+	LEAQ         (R8)(DI*4), R8
+
+end:
+	ADDQ $0x18, BX
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func rectifyAVX2(y *float32, x *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·rectifyAVX2(SB), NOSPLIT, $0-24
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VXORPS       Y0, Y0, Y0
+	MOVQ         $0x00000001, BX
+	XORQ         SI, SI
+	MOVQ         DX, DI
+	ANDQ         $0x07, DX
+	SUBQ         DX, DI
+	VMOVD        DX, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lanes<>+0(SB), Y1, Y1
+
+channel:
+	TESTQ BX, BX
+	JE    done
+	MOVQ  DI, R8
+
+vector:
+	TESTQ   R8, R8
+	JE      tail
+	VMOVUPS (CX)(SI*1), Y2
+	VMAXPS  Y2, Y0, Y2
+	VMOVUPS Y2, (AX)(SI*1)
+	ADDQ    $0x20, SI
+	SUBQ    $0x08, R8
+	JMP     vector
+
+tail:
+	TESTQ      DX, DX
+	JE         end
+	VMASKMOVPS (CX)(SI*1), Y1, Y2
+	VMAXPS     Y2, Y0, Y2
+	VMASKMOVPS Y2, Y1, (AX)(SI*1)
+	LEAQ       (SI)(DX*4), SI
+
+end:
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func rectifyGradientAVX2(dx *float32, grad *float32, y *float32, n int, keep int)
+// Requires: AVX, AVX2
+TEXT ·rectifyGradientAVX2(SB), NOSPLIT, $0-40
+	MOVQ     dx+0(FP), AX
+	MOVQ     grad+8(FP), CX
+	MOVQ     y+16(FP), DX
+	MOVQ     n+24(FP), BX
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y1, Y1, Y1
+	MOVQ     keep+32(FP), SI
+	CMPQ     SI, $0x00
+	JE       overwrite
+	VPCMPEQD Y1, Y1, Y1
+
+overwrite:
+	MOVQ         $0x00000001, SI
+	XORQ         DI, DI
+	MOVQ         BX, R8
+	ANDQ         $0x07, BX
+	SUBQ         BX, R8
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPCMPGTD     lanes<>+0(SB), Y2, Y2
+
+channel:
+	TESTQ SI, SI
+	JE    done
+	MOVQ  R8, R9
+
+vector:
+	TESTQ   R9, R9
+	JE      tail
+	VMOVUPS (CX)(DI*1), Y3
+	VMOVUPS (DX)(DI*1), Y4
+	VMOVUPS (AX)(DI*1), Y5
+	VCMPPS  $0x1e, Y0, Y4, Y4
+	VANDPS  Y4, Y3, Y3
+	VPAND   Y1, Y5, Y5
+	VADDPS  Y3, Y5, Y5
+	VMOVUPS Y5, (AX)(DI*1)
+	ADDQ    $0x20, DI
+	SUBQ    $0x08, R9
+	JMP     vector
+
+tail:
+	TESTQ      BX, BX
+	JE         end
+	VMASKMOVPS (CX)(DI*1), Y2, Y3
+	VMASKMOVPS (DX)(DI*1), Y2, Y4
+	VMASKMOVPS (AX)(DI*1), Y2, Y5
+	VCMPPS     $0x1e, Y0, Y4, Y4
+	VANDPS     Y4, Y3, Y3
+	VPAND      Y1, Y5, Y5
+	VADDPS     Y3, Y5, Y5
+	VMASKMOVPS Y5, Y2, (AX)(DI*1)
+	LEAQ       (DI)(BX*4), DI
+
+end:
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func sumAVX2(y *float32, a *float32, b *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·sumAVX2(SB), NOSPLIT, $0-32
+	MOVQ         y+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         n+24(FP), BX
+	MOVQ         $0x00000001, SI
+	XORQ         DI, DI
+	MOVQ         BX, R8
+	ANDQ         $0x07, BX
+	SUBQ         BX, R8
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lanes<>+0(SB), Y0, Y0
+
+channel:
+	TESTQ SI, SI
+	JE    done
+	MOVQ  R8, R9
+
+vector:
+	TESTQ   R9, R9
+	JE      tail
+	VMOVUPS (CX)(DI*1), Y1
+	VMOVUPS (DX)(DI*1), Y2
+	VADDPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)(DI*1)
+	ADDQ    $0x20, DI
+	SUBQ    $0x08, R9
+	JMP     vector
+
+tail:
+	TESTQ      BX, BX
+	JE         end
+	VMASKMOVPS (CX)(DI*1), Y0, Y1
+	VMASKMOVPS (DX)(DI*1), Y0, Y2
+	VADDPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (AX)(DI*1)
+	LEAQ       (DI)(BX*4), DI
+
+end:
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAVX2(w *float32, grad *float32, m *float32, v *float32, k *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·adamAVX2(SB), NOSPLIT, $0-48
+	MOVQ         w+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         v+24(FP), BX
+	MOVQ         k+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VBROADCASTSS (SI), Y0
+	VBROADCASTSS 4(SI), Y1
+	VBROADCASTSS 8(SI), Y2
+	VBROADCASTSS 12(SI), Y3
+	VBROADCASTSS 16(SI), Y4
+	VBROADCASTSS 20(SI), Y5
+	VBROADCASTSS 24(SI), Y6
+	VBROADCASTSS 28(SI), Y7
+	VBROADCASTSS 32(SI), Y8
+	MOVQ         $0x00000001, SI
+	XORQ         R8, R8
+	MOVQ         DI, R9
+	ANDQ         $0x07, DI
+	SUBQ         DI, R9
+	VMOVD        DI, X9
+	VPBROADCASTD X9, Y9
+	VPCMPGTD     lanes<>+0(SB), Y9, Y9
+
+channel:
+	TESTQ SI, SI
+	JE    done
+	MOVQ  R9, R10
+
+vector:
+	TESTQ       R10, R10
+	JE          tail
+	VMOVUPS     (AX)(R8*1), Y10
+	VMOVUPS     (CX)(R8*1), Y11
+	VFMADD231PS Y10, Y0, Y11
+	VMOVUPS     (DX)(R8*1), Y12
+	VMULPS      Y4, Y12, Y12
+	VFMADD231PS Y6, Y11, Y12
+	VMOVUPS     Y12, (DX)(R8*1)
+	VMULPS      Y11, Y11, Y11
+	VMOVUPS     (BX)(R8*1), Y13
+	VMULPS      Y5, Y13, Y13
+	VFMADD231PS Y7, Y11, Y13
+	VMOVUPS     Y13, (BX)(R8*1)
+	VSQRTPS     Y13, Y13
+	VFMADD213PS Y3, Y8, Y13
+	VMULPS      Y2, Y12, Y12
+	VDIVPS      Y13, Y12, Y12
+	VFMSUB213PS Y12, Y1, Y10
+	VMOVUPS     Y10, (AX)(R8*1)
+	ADDQ        $0x20, R8
+	SUBQ        $0x08, R10
+	JMP         vector
+
+tail:
+	TESTQ       DI, DI
+	JE          end
+	VMASKMOVPS  (AX)(R8*1), Y9, Y10
+	VMASKMOVPS  (CX)(R8*1), Y9, Y11
+	VFMADD231PS Y10, Y0, Y11
+	VMASKMOVPS  (DX)(R8*1), Y9, Y12
+	VMULPS      Y4, Y12, Y12
+	VFMADD231PS Y6, Y11, Y12
+	VMASKMOVPS  Y12, Y9, (DX)(R8*1)
+	VMULPS      Y11, Y11, Y11
+	VMASKMOVPS  (BX)(R8*1), Y9, Y13
+	VMULPS      Y5, Y13, Y13
+	VFMADD231PS Y7, Y11, Y13
+	VMASKMOVPS  Y13, Y9, (BX)(R8*1)
+	VSQRTPS     Y13, Y13
+	VFMADD213PS Y3, Y8, Y13
+	VMULPS      Y2, Y12, Y12
+	VDIVPS      Y13, Y12, Y12
+	VFMSUB213PS Y12, Y1, Y10
+	VMASKMOVPS  Y10, Y9, (AX)(R8*1)
+	LEAQ        (R8)(DI*4), R8
+
+end:
+	DECQ SI
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func momentumAVX2(w *float32, grad *float32, m *float32, k *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·momentumAVX2(SB), NOSPLIT, $0-40
+	MOVQ         w+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         k+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS (BX), Y0
+	VBROADCASTSS 4(BX), Y1
+	VBROADCASTSS 8(BX), Y2
+	MOVQ         $0x00000001, BX
+	XORQ         DI, DI
+	MOVQ         SI, R8
+	ANDQ         $0x07, SI
+	SUBQ         SI, R8
+	VMOVD        SI, X3
+	VPBROADCASTD X3, Y3
+	VPCMPGTD     lanes<>+0(SB), Y3, Y3
+
+channel:
+	TESTQ BX, BX
+	JE    done
+	MOVQ  R8, R9
+
+vector:
+	TESTQ        R9, R9
+	JE           tail
+	VMOVUPS      (AX)(DI*1), Y4
+	VMOVUPS      (CX)(DI*1), Y5
+	VMOVUPS      (DX)(DI*1), Y6
+	VFMADD231PS  Y4, Y0, Y5
+	VFMADD213PS  Y5, Y1, Y6
+	VMOVUPS      Y6, (DX)(DI*1)
+	VFNMADD231PS Y6, Y2, Y4
+	VMOVUPS      Y4, (AX)(DI*1)
+	ADDQ         $0x20, DI
+	SUBQ         $0x08, R9
+	JMP          vector
+
+tail:
+	TESTQ        SI, SI
+	JE           end
+	VMASKMOVPS   (AX)(DI*1), Y3, Y4
+	VMASKMOVPS   (CX)(DI*1), Y3, Y5
+	VMASKMOVPS   (DX)(DI*1), Y3, Y6
+	VFMADD231PS  Y4, Y0, Y5
+	VFMADD213PS  Y5, Y1, Y6
+	VMASKMOVPS   Y6, Y3, (DX)(DI*1)
+	VFNMADD231PS Y6, Y2, Y4
+	VMASKMOVPS   Y4, Y3, (AX)(DI*1)
+	LEAQ         (DI)(SI*4), DI
+
+end:
+	DECQ BX
+	JMP  channel
+
+done:
+	VZEROUPPER
+	RET
+
+// func addDeviationsAVX2(sums *float64, x *float32, first *float32, n int)
+// Requires: AVX
+TEXT ·addDeviationsAVX2(SB), NOSPLIT, $0-32
+	MOVQ sums+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ first+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	TESTQ        BX, BX
+	JE           done
+	VMOVUPS      (CX)(SI*1), Y0
+	VCVTPS2PD    X0, Y1
+	VEXTRACTF128 $0x01, Y0, X0
+	VCVTPS2PD    X0, Y0
+	VMOVUPS      (DX)(SI*1), Y2
+	VCVTPS2PD    X2, Y3
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VSUBPD       Y3, Y1, Y1
+	VADDPD       (AX)(SI*2), Y1, Y1
+	VMOVUPD      Y1, (AX)(SI*2)
+	VSUBPD       Y2, Y0, Y0
+	VADDPD       32(AX)(SI*2), Y0, Y0
+	VMOVUPD      Y0, 32(AX)(SI*2)
+	ADDQ         $0x20, SI
+	SUBQ         $0x08, BX
+	JMP          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func differencesAVX2(x *float32, n int) float32
+// Requires: AVX, SSE
+TEXT ·differencesAVX2(SB), NOSPLIT, $0-20
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+
+loop:
+	TESTQ   CX, CX
+	JE      done
+	VMOVUPS (AX), Y1
+	VSUBPS  Y1, Y1, Y1
+	VADDPS  Y1, Y0, Y0
+	ADDQ    $0x20, AX
+	SUBQ    $0x08, CX
+	JMP     loop
+
+done:
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X0, X1, X1
+	VMOVHLPS     X1, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSHDUP    X1, X0
+	VADDSS       X0, X1, X1
+	VZEROUPPER
+	MOVSS        X1, ret+16(FP)
 	RET

@@ -5,11 +5,13 @@ func portable() *Kernels {
 	return &Kernels{
 		Name: "portable", thin: 7, block: 128,
 		product: productGo, column: columnGo, weightGradient: weightGradientGo,
+		Pointwise: portablePointwise(),
 	}
 }
 
-func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step, n int) {
+func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
+	clearRows(y, ldy, rows, n, keep)
 	row := func(p Pair) []float32 {
 		at := x.At + int(p[0])
 		return x.Data[at : at+n]

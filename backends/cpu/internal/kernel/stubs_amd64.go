@@ -4,55 +4,55 @@
 
 package kernel
 
-// productAVX512x4x4 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 64; n > 0; ldy and step in bytes.
+// productAVX512x4x4 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 64; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 
-// productAVX512x4x2 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 32; n > 0; ldy and step in bytes.
+// productAVX512x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 32; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 
-// productAVX512x4x1 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 16; n > 0; ldy and step in bytes.
+// productAVX512x4x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 16; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
+func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
 
-// productAVX512x1x4 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 64; n > 0; ldy and step in bytes.
+// productAVX512x1x4 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 64; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 
-// productAVX512x1x2 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 32; n > 0; ldy and step in bytes.
+// productAVX512x1x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 32; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 
-// productAVX512x1x1 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 16; n > 0; ldy and step in bytes.
+// productAVX512x1x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 16; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
+func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
 
-// productAVX2x4x2 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 16; n > 0; ldy and step in bytes.
+// productAVX2x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 16; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 
-// productAVX2x4x1 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 8; n > 0; ldy and step in bytes.
+// productAVX2x4x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 8; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
+func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
 
-// productAVX2x1x2 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 16; n > 0; ldy and step in bytes.
+// productAVX2x1x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 16; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int)
+func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
 
-// productAVX2x1x1 is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 8; n > 0; ldy and step in bytes.
+// productAVX2x1x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 8; n > 0, keep 0 or 1; ldy and step in bytes.
 //
 //go:noescape
-func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, lanes int)
+func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
 
 // weightGradientAVX512x1 is dw[list[i][1] + u*dwTile + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[u*dyTile + 16b+j] for i < 8, u < 1, j < lanes ≤ 16; b > 0, keep 0 or 1; dyTile and dwTile in bytes. Rows may be the same.
 //
@@ -88,3 +88,143 @@ func transposeAVX512(dst *float32, src *float32, ld int)
 //
 //go:noescape
 func transposeAVX2(dst *float32, src *float32, ld int)
+
+// momentSumsAVX512 adds, channel by channel, Σ x to the first eight sums and Σ x² to the next eight.
+//
+//go:noescape
+func momentSumsAVX512(sums *float64, x *float32, c int, b int)
+
+// normaliseAVX512 is y = (x-coef[0])*coef[1] + coef[2], three coefficients a channel.
+//
+//go:noescape
+func normaliseAVX512(y *float32, x *float32, coef *float32, c int, b int)
+
+// gradientSumsAVX512 adds, channel by channel, Σ h to the first eight sums and Σ h·x to the next eight, h being grad; six coefficients a channel.
+//
+//go:noescape
+func gradientSumsAVX512(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+
+// normaliseGradientAVX512 is dx = keep·dx + coef[1]*(h - coef[3] - (x-coef[0])*coef[4]) with h = grad, six coefficients a channel, keep 0 or 1.
+//
+//go:noescape
+func normaliseGradientAVX512(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+
+// normaliseReLUAVX512 is y = max(0, (x-coef[0])*coef[1] + coef[2]), three coefficients a channel.
+//
+//go:noescape
+func normaliseReLUAVX512(y *float32, x *float32, coef *float32, c int, b int)
+
+// gradientSumsReLUAVX512 adds, channel by channel, Σ h to the first eight sums and Σ h·x to the next eight, h being grad where (x-coef[0])*coef[1] + coef[2] > 0; six coefficients a channel.
+//
+//go:noescape
+func gradientSumsReLUAVX512(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+
+// normaliseGradientReLUAVX512 is dx = keep·dx + coef[1]*(h - coef[3] - (x-coef[0])*coef[4]) with h = grad where (x-coef[0])*coef[1] + coef[2] > 0, else 0,, six coefficients a channel, keep 0 or 1.
+//
+//go:noescape
+func normaliseGradientReLUAVX512(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+
+// rectifyAVX512 is y = max(0, x).
+//
+//go:noescape
+func rectifyAVX512(y *float32, x *float32, n int)
+
+// rectifyGradientAVX512 is dx = keep·dx + (grad where y > 0), keep 0 or 1.
+//
+//go:noescape
+func rectifyGradientAVX512(dx *float32, grad *float32, y *float32, n int, keep int)
+
+// sumAVX512 is y = a + b.
+//
+//go:noescape
+func sumAVX512(y *float32, a *float32, b *float32, n int)
+
+// adamAVX512 is the update of adam and adamw with the constants k of AdamConstants.
+//
+//go:noescape
+func adamAVX512(w *float32, grad *float32, m *float32, v *float32, k *float32, n int)
+
+// momentumAVX512 is the update of sgd with the constants k = {l2, moment, rate}.
+//
+//go:noescape
+func momentumAVX512(w *float32, grad *float32, m *float32, k *float32, n int)
+
+// addDeviationsAVX512 adds x - first to the sums; n is a multiple of 16.
+//
+//go:noescape
+func addDeviationsAVX512(sums *float64, x *float32, first *float32, n int)
+
+// differencesAVX512 is Σ (x - x): 0 when all numbers are finite, NaN otherwise; n is a multiple of 16.
+//
+//go:noescape
+func differencesAVX512(x *float32, n int) float32
+
+// momentSumsAVX2 adds, channel by channel, Σ x to the first eight sums and Σ x² to the next eight.
+//
+//go:noescape
+func momentSumsAVX2(sums *float64, x *float32, c int, b int)
+
+// normaliseAVX2 is y = (x-coef[0])*coef[1] + coef[2], three coefficients a channel.
+//
+//go:noescape
+func normaliseAVX2(y *float32, x *float32, coef *float32, c int, b int)
+
+// gradientSumsAVX2 adds, channel by channel, Σ h to the first eight sums and Σ h·x to the next eight, h being grad; six coefficients a channel.
+//
+//go:noescape
+func gradientSumsAVX2(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+
+// normaliseGradientAVX2 is dx = keep·dx + coef[1]*(h - coef[3] - (x-coef[0])*coef[4]) with h = grad, six coefficients a channel, keep 0 or 1.
+//
+//go:noescape
+func normaliseGradientAVX2(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+
+// normaliseReLUAVX2 is y = max(0, (x-coef[0])*coef[1] + coef[2]), three coefficients a channel.
+//
+//go:noescape
+func normaliseReLUAVX2(y *float32, x *float32, coef *float32, c int, b int)
+
+// gradientSumsReLUAVX2 adds, channel by channel, Σ h to the first eight sums and Σ h·x to the next eight, h being grad where (x-coef[0])*coef[1] + coef[2] > 0; six coefficients a channel.
+//
+//go:noescape
+func gradientSumsReLUAVX2(sums *float64, grad *float32, x *float32, coef *float32, c int, b int)
+
+// normaliseGradientReLUAVX2 is dx = keep·dx + coef[1]*(h - coef[3] - (x-coef[0])*coef[4]) with h = grad where (x-coef[0])*coef[1] + coef[2] > 0, else 0,, six coefficients a channel, keep 0 or 1.
+//
+//go:noescape
+func normaliseGradientReLUAVX2(dx *float32, grad *float32, x *float32, coef *float32, c int, b int, keep int)
+
+// rectifyAVX2 is y = max(0, x).
+//
+//go:noescape
+func rectifyAVX2(y *float32, x *float32, n int)
+
+// rectifyGradientAVX2 is dx = keep·dx + (grad where y > 0), keep 0 or 1.
+//
+//go:noescape
+func rectifyGradientAVX2(dx *float32, grad *float32, y *float32, n int, keep int)
+
+// sumAVX2 is y = a + b.
+//
+//go:noescape
+func sumAVX2(y *float32, a *float32, b *float32, n int)
+
+// adamAVX2 is the update of adam and adamw with the constants k of AdamConstants.
+//
+//go:noescape
+func adamAVX2(w *float32, grad *float32, m *float32, v *float32, k *float32, n int)
+
+// momentumAVX2 is the update of sgd with the constants k = {l2, moment, rate}.
+//
+//go:noescape
+func momentumAVX2(w *float32, grad *float32, m *float32, k *float32, n int)
+
+// addDeviationsAVX2 adds x - first to the sums; n is a multiple of 16.
+//
+//go:noescape
+func addDeviationsAVX2(sums *float64, x *float32, first *float32, n int)
+
+// differencesAVX2 is Σ (x - x): 0 when all numbers are finite, NaN otherwise; n is a multiple of 16.
+//
+//go:noescape
+func differencesAVX2(x *float32, n int) float32

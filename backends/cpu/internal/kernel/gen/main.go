@@ -31,6 +31,7 @@ func main() {
 	column2()
 	transpose512()
 	transpose2()
+	pointwise()
 	Generate()
 }
 
@@ -129,12 +130,12 @@ func arg(name string) GPVirtual {
 
 func product(s isa, rows, vectors int) {
 	masked := vectors == 1
-	args := "y *float32, ldy int, x, w *float32, list *[2]int32, n int, step int"
+	args := "y *float32, ldy int, x, w *float32, list *[2]int32, n, step, keep int"
 	if masked {
 		args += ", lanes int"
 	}
 	TEXT(fmt.Sprintf("product%sx%dx%d", s.name(), rows, vectors), NOSPLIT, "func("+args+")")
-	Doc(fmt.Sprintf("product%sx%dx%d is y[t*ldy+b] += Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < %d and b < %s; n > 0; ldy and step in bytes.",
+	Doc(fmt.Sprintf("product%sx%dx%d is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < %d and b < %s; n > 0, keep 0 or 1; ldy and step in bytes.",
 		s.name(), rows, vectors, rows, map[bool]string{false: fmt.Sprint(vectors * s.width()), true: "lanes ≤ " + fmt.Sprint(s.width())}[masked]))
 	Pragma("noescape")
 	y := arg("y")
@@ -167,10 +168,15 @@ func product(s isa, rows, vectors int) {
 	Comment("acc[t][v] is y[t*ldy + v*width ...]")
 	acc := make([][]VecVirtual, rows)
 	for t := range acc {
+		for range vectors {
+			acc[t] = append(acc[t], zero(s.vector()))
+		}
+	}
+	CMPQ(arg("keep"), Imm(0))
+	JE(LabelRef("loop"))
+	for t := range acc {
 		for v := range vectors {
-			r := s.vector()
-			s.load(row(y, ldy, ldy3, t).Offset(4*s.width()*v), mask, r)
-			acc[t] = append(acc[t], r)
+			s.load(row(y, ldy, ldy3, t).Offset(4*s.width()*v), mask, acc[t][v])
 		}
 	}
 	Label("loop")
