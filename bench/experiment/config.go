@@ -106,6 +106,11 @@ func Load(path string, settings []string) (Config, error) {
 			return c, fmt.Errorf("experiment: %s: %w", path, err)
 		}
 	}
+	return c.With(settings)
+}
+
+// With is the configuration with settings of the form key=value.
+func (c Config) With(settings []string) (Config, error) {
 	for _, s := range settings {
 		if err := set(&c, s); err != nil {
 			return c, fmt.Errorf("experiment: --set %s: %w", s, err)

@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"io"
 	"math"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -72,14 +73,15 @@ func (f Figure) Save(base string) error {
 	if f.Empty() {
 		return fmt.Errorf("figure: %s: no points", base)
 	}
-	p, err := f.plot()
+	p, legend, err := f.plot()
 	if err != nil {
 		return fmt.Errorf("figure: %s: %w", base, err)
 	}
 	svg := vgsvg.New(width, height)
-	p.Draw(draw.New(svg))
 	png := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(dpi))
-	p.Draw(draw.New(png))
+	for _, c := range []vg.CanvasSizer{svg, png} {
+		arrange(draw.New(c), p, legend)
+	}
 	for _, out := range []struct {
 		path string
 		from io.WriterTo
@@ -91,12 +93,24 @@ func (f Figure) Save(base string) error {
 	return nil
 }
 
-func (f Figure) plot() (*plot.Plot, error) {
-	p := plot.New()
+// arrange draws the plot with its legend at the right of it, where no line can run.
+func arrange(c draw.Canvas, p *plot.Plot, legend plot.Legend) {
+	const gap = 3 * vg.Millimeter
+	room := legend.Rectangle(c).Size().X
+	if room > 0 {
+		room += gap
+	}
+	p.Draw(draw.Crop(c, 0, -room-gap, 0, -gap/2))
+	legend.Draw(draw.Crop(c, c.Size().X-room, -gap/2, 0, -height/8))
+}
+
+func (f Figure) plot() (*plot.Plot, plot.Legend, error) {
+	p, legend := plot.New(), plot.NewLegend()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = f.Title, f.XLabel, f.YLabel
 	p.Title.Padding = vg.Millimeter * 2
-	p.Legend.Left = false
-	p.Legend.Padding = vg.Millimeter / 2
+	p.X.Tick.Marker, p.Y.Tick.Marker = ticks{}, ticks{}
+	legend.Top, legend.Left, legend.YPosition = true, true, draw.PosCenter
+	legend.Padding = vg.Millimeter
 	p.Add(plotter.NewGrid())
 	colours, next := palette(), 0
 	for _, s := range f.Series {
@@ -106,7 +120,7 @@ func (f Figure) plot() (*plot.Plot, error) {
 		}
 		line, points, err := plotter.NewLinePoints(xys)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.Name, err)
+			return nil, legend, fmt.Errorf("%s: %w", s.Name, err)
 		}
 		if s.Faint {
 			line.Color, line.Width = color.Gray{0xc0}, vg.Points(0.5)
@@ -118,14 +132,32 @@ func (f Figure) plot() (*plot.Plot, error) {
 		next++
 		p.Add(line, points)
 		if s.Name != "" {
-			p.Legend.Add(s.Name, line)
+			legend.Add(s.Name, line)
 		}
 	}
-	// Room above the lines for the legend.
-	p.Legend.Top = true
-	p.Y.Max += (p.Y.Max - p.Y.Min) * 0.05 * float64(next)
-	if p.Y.Max == p.Y.Min {
-		p.Y.Min, p.Y.Max = p.Y.Min-0.5, p.Y.Max+0.5
+	for _, a := range []*plot.Axis{&p.X, &p.Y} {
+		if a.Max == a.Min {
+			a.Min, a.Max = a.Min-0.5, a.Max+0.5
+		}
 	}
-	return p, nil
+	return p, legend, nil
+}
+
+// ticks puts about five ticks on an axis, at multiples of 1, 2 or 5 times a power of ten.
+type ticks struct{}
+
+// Ticks implements plot.Ticker.
+func (ticks) Ticks(from, to float64) []plot.Tick {
+	step := math.Pow(10, math.Floor(math.Log10((to-from)/4)))
+	for _, m := range []float64{5, 2} {
+		if (to-from)/(m*step) >= 3 {
+			step *= m
+			break
+		}
+	}
+	var t []plot.Tick
+	for i := math.Ceil(from / step); i*step <= to; i++ {
+		t = append(t, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step, 'g', 6, 64)})
+	}
+	return t
 }

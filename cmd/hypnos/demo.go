@@ -16,6 +16,7 @@ import (
 	"hypnos/bench/figure"
 	"hypnos/core/data"
 	"hypnos/core/model"
+	"hypnos/core/optim"
 	"hypnos/core/sleep"
 	"hypnos/core/train"
 )
@@ -37,40 +38,60 @@ func demoCells() []demoCell {
 	return []demoCell{
 		{"conv", func(*experiment.Config) {}},
 		{"LC", lc(func(*experiment.Config) {})},
-		{"LC - 4 reps", lc(func(c *experiment.Config) { c.Data.Reps = 4 })},
+		{"LC - 4 reps", lc(func(c *experiment.Config) { repeat(c, 4) })},
 		{"LC - ws(1)", lc(func(c *experiment.Config) { c.Sleep.Every = 1 })},
 		{"LC - ws(10)", lc(func(c *experiment.Config) { c.Sleep.Every = 10 })},
 	}
 }
 
-// demoConfig is what all cells have in common.
-func demoConfig() experiment.Config {
+// repeat puts every image n times into a batch. The epochs, n times longer for that, become fewer: every cell takes
+// the same number of learning steps.
+func repeat(c *experiment.Config, n int) {
+	c.Data.Reps = n
+	c.Train.EvalEvery = (c.Train.EvalEvery + n - 1) / n
+	epochs := (c.Train.Epochs + n - 1) / n
+	c.Train.Drops = dropsOf(epochs)
+	c.Train.Epochs = epochs + 1 // Train.Steps ends it: longer epochs have fewer batches that are not full
+}
+
+// demoConfig is what all cells have in common. Stochastic gradient descent at one rate suits the comparison: while the
+// groups are equal, the mean of their gradients moves them relative to their size as a convolution moves.
+func demoConfig(epochs int) experiment.Config {
 	c := experiment.Default()
 	c.Name = "demo"
-	c.Data.Pad = 2
+	c.Data.Pad = 1
 	c.Network.Name, c.Network.Width = "resnet8", 8
-	c.Train.Batch, c.Train.Epochs, c.Train.Drops = 64, 40, []int{20, 30}
+	c.Train.Batch, c.Train.Epochs, c.Train.Drops = 64, epochs, dropsOf(epochs)
+	c.Train.Optimizer, c.Train.LR, c.Train.WeightDecay = optim.SGD, 0.3, 5e-4
 	c.Train.EvalEvery, c.Train.SaveEvery = 4, 0
 	return c
 }
 
+// dropsOf puts the drops of the learning rate at one half and three quarters, as the paper does.
+func dropsOf(epochs int) []int {
+	if epochs < 4 {
+		return nil
+	}
+	return []int{epochs / 2, epochs * 3 / 4}
+}
+
 // demoResult is the demonstration as data.
 type demoResult struct {
-	Program string            `json:"program"`
-	Data    string            `json:"data"`
-	Train   int               `json:"train_images"`
-	Test    int               `json:"test_images"`
-	Network string            `json:"network"`
-	Width   int               `json:"width"`
-	Seed    uint64            `json:"seed"`
-	Batch   int               `json:"batch"`
-	Pad     int               `json:"pad"`
-	LR      float64           `json:"lr"`
-	Backend string            `json:"backend"`
-	Cells   []demoCellResult  `json:"cells"`
-	Seconds float64           `json:"seconds"`
-	Figure  string            `json:"figure,omitempty"`
-	Configs map[string]string `json:"configs"` // of each cell, as TOML
+	Program string           `json:"program"`
+	Data    string           `json:"data"`
+	Train   int              `json:"train_images"`
+	Test    int              `json:"test_images"`
+	Network string           `json:"network"`
+	Width   int              `json:"width"`
+	Seed    uint64           `json:"seed"`
+	Batch   int              `json:"batch"`
+	Steps   int64            `json:"steps"`  // of every cell
+	Base    string           `json:"config"` // what all cells have in common, as TOML
+	Backend string           `json:"backend"`
+	Cells   []demoCellResult `json:"cells"`
+	Seconds float64          `json:"seconds"`
+	Figure  string           `json:"figure,omitempty"`
+	conf    experiment.Config
 }
 
 // demoCellResult is one row of the table.
@@ -94,30 +115,34 @@ func demo(ctx context.Context, c console, args []string) error {
 	f := newFlags(c, "demo", "[flags]", `
 Shows the paper's effect on a sample of CIFAR-10 that is part of the program: a locally connected (LC) network falls
 behind its convolutional twin, and sleep brings it back. All networks see the same images from the same seed; they
-differ in connectivity, in how often an image is repeated in a batch ("reps") and in how often they sleep ("ws(n)": after
-every n-th batch). Prints a table in the form of the paper's Table 1 and writes a figure.
+take the same number of steps, and differ in connectivity, in how often an image is repeated in a batch ("reps") and in
+how often they sleep ("ws(n)": after every n-th batch). Prints a table in the form of the paper's Table 1 and writes a
+figure. A later result replaces an earlier one in the same directory.
 
 Examples:
   hypnos demo
   hypnos demo --json out.json
-  hypnos demo --seed 2 --epochs 5 --out /tmp/demo`)
-	conf := demoConfig()
+  hypnos demo --seed 2 --epochs 5 --out short
+  hypnos demo --set train.optimizer=adamw --set train.lr=1e-3`)
 	out := f.String("out", "hypnos-demo", "`directory` for the table and the figure")
 	jsonPath := f.String("json", "", "write the results to a `file` as JSON, too")
-	f.Uint64Var(&conf.Seed, "seed", conf.Seed, "seed of weights, order of images and crops")
-	epochs := f.Int("epochs", conf.Train.Epochs, "passes through the sample")
-	f.StringVar(&conf.Backend, "backend", conf.Backend, "backend, with settings: cpu, cpu:threads=1, ref")
+	seed := f.Uint64("seed", 1, "seed of weights, order of images and crops")
+	epochs := f.Int("epochs", 60, "passes through the sample")
+	backend := f.String("backend", "cpu", "backend, with settings: cpu, cpu:threads=1, ref")
+	var settings list
+	f.Var(&settings, "set", "change a setting of all networks: `key=value`; may be repeated")
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
 	if *epochs < 1 {
 		return usageError{fmt.Errorf("%d epochs are below 1", *epochs)}
 	}
-	conf.Train.Drops = []int{*epochs / 2, *epochs * 3 / 4}
-	if *epochs < 4 {
-		conf.Train.Drops = nil
+	conf := demoConfig(*epochs)
+	conf.Seed, conf.Backend = *seed, *backend
+	conf, err := conf.With(settings)
+	if err != nil {
+		return err
 	}
-	conf.Train.Epochs = *epochs
 	d, err := experiment.OpenData(conf.Data, conf.Seed)
 	if err != nil {
 		return err
@@ -149,16 +174,18 @@ Examples:
 
 // runDemo trains the cells one after the other.
 func runDemo(ctx context.Context, c console, conf experiment.Config, d *data.Dataset) (*demoResult, error) {
+	if conf.Train.Steps == 0 {
+		conf.Train.Steps = int64(conf.Train.Epochs) * int64((d.Train.Len()+conf.Train.Batch-1)/conf.Train.Batch)
+	}
 	r := &demoResult{
 		Program: "hypnos " + version(), Data: d.Name, Train: d.Train.Len(), Test: d.Test.Len(),
 		Network: conf.Network.Name, Width: conf.Network.Width, Seed: conf.Seed, Batch: conf.Train.Batch,
-		Pad: conf.Data.Pad, LR: conf.Train.LR, Backend: conf.Backend, Configs: map[string]string{},
+		Steps: conf.Train.Steps, Backend: conf.Backend, Base: conf.Text(), conf: conf,
 	}
 	begin := time.Now()
 	for i, cell := range demoCells() {
 		cc := conf
 		cell.change(&cc)
-		r.Configs[cell.name] = cc.Text()
 		fmt.Fprintf(c.Err, "[%d/%d] %s\n", i+1, len(demoCells()), cell.name)
 		result, err := runCell(ctx, c, cell.name, cc, d)
 		if err != nil {
@@ -240,20 +267,22 @@ func (r *demoResult) write(w io.Writer) error {
 // caption says what was run and how far it can be trusted.
 func (r *demoResult) caption() string {
 	p := r.Cells[0].Top1
-	return fmt.Sprintf(`This is a small sample, not the paper's experiment: %s,
-%s of width %d, batches of %d, learning rate %g (AdamW), padding %d, seed %d, backend %s,
-%.0f s in all. One run a row; with %d test images a figure has a standard error of %.1f points.
-SNR (Eq. 6): how alike the weights of laterally connected neurons were when tested; inf is equal.
-`, r.Data, r.Network, r.Width, r.Batch, r.LR, r.Pad, r.Seed, r.Backend, r.Seconds, r.Test, 100*math.Sqrt(p*(1-p)/float64(r.Test)))
+	t := r.conf.Train
+	return fmt.Sprintf(`A small sample, not the paper's experiment: %s.
+%s of width %d; %d steps of %d images, %s at learning rate %g, weight decay %g, padding %d, the same in
+every row; seed %d, one run a row, backend %s, %.0f s in all. With %d test images a figure has a standard error
+of %.1f points. SNR (Eq. 6): how alike the weights of laterally connected neurons were when tested; inf is equal.
+`, r.Data, r.Network, r.Width, r.Steps, r.Batch, t.Optimizer, t.LR, t.WeightDecay, r.conf.Data.Pad,
+		r.Seed, r.Backend, r.Seconds, r.Test, 100*math.Sqrt(p*(1-p)/float64(r.Test)))
 }
 
 // figure is the test accuracy of every cell against epochs.
 func (r *demoResult) figure() figure.Figure {
-	f := figure.Figure{Title: r.Data + ", " + r.Network, XLabel: "epoch", YLabel: "test top-1 accuracy (%)"}
+	f := figure.Figure{Title: r.Data + ", " + r.Network, XLabel: "learning steps", YLabel: "test top-1 accuracy (%)"}
 	for _, c := range r.Cells {
 		s := figure.Series{Name: c.Name}
 		for _, e := range c.Evals {
-			s.X, s.Y = append(s.X, float64(e.Epoch+1)), append(s.Y, 100*e.Top1)
+			s.X, s.Y = append(s.X, float64(e.Step)), append(s.Y, 100*e.Top1)
 		}
 		f.Series = append(f.Series, s)
 	}
