@@ -106,8 +106,8 @@ func (e *engine) fuse() {
 
 func newParam(v net.Node, node int, q net.Param, o core.Options) *param {
 	p := &param{Param: q, node: node, value: make([]float32, q.Len())}
-	if k, ok := kernelsOf(v); ok && q.Role == net.Weight {
-		p.kernels = &k
+	if f, ok := filtersOf(v); ok && q.Role == net.Weight {
+		p.filters = &f
 	}
 	if o.Train && q.Trained() {
 		p.grad = make([]float32, q.Len())
@@ -332,7 +332,7 @@ func (e *engine) checkGradients() error {
 	for i, v := range slices.Backward(e.net.Nodes) {
 		bad := e.spoiled[i].Load()
 		for _, q := range e.byNode[i] {
-			bad = bad || q.grad != nil && q.kernels == nil && !e.finite(q.grad)
+			bad = bad || q.grad != nil && q.filters == nil && !e.finite(q.grad)
 		}
 		if bad {
 			return &core.NonFiniteError{Layer: v.Name, What: "gradient"}

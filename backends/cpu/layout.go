@@ -5,34 +5,34 @@ import (
 	"hypnos/core/net"
 )
 
-// kernels is the shape of a layer's weights: in the canonical layout (positions, groups·cout, taps, cin), with cin and
+// filters is the shape of a layer's weights: in the canonical layout (positions, groups·cout, taps, cin), with cin and
 // cout counted within a group; here (positions, groups, tiles, rows, up to 16), the rows being (taps, cin) and a tile up
 // to 16 of the cout channels (package kernel). Linear layers are one position, one group, one tap.
-type kernels struct{ positions, groups, taps, cin, cout int }
+type filters struct{ positions, groups, taps, cin, cout int }
 
 // rows is K, the number of weights a neuron.
-func (k kernels) rows() int { return k.taps * k.cin }
+func (f filters) rows() int { return f.taps * f.cin }
 
 // block is the number of weights of one position and group, size that of one position.
-func (k kernels) block() int { return k.rows() * k.cout }
-func (k kernels) size() int  { return k.groups * k.block() }
+func (f filters) block() int { return f.rows() * f.cout }
+func (f filters) size() int  { return f.groups * f.block() }
 
 // index is the place here of a weight of group g.
-func (k kernels) index(position, g, tap, c, n int) int {
+func (f filters) index(position, g, tap, c, n int) int {
 	first := n / kernel.Tile * kernel.Tile
-	width := min(kernel.Tile, k.cout-first)
-	return position*k.size() + g*k.block() + first*k.rows() + (tap*k.cin+c)*width + n - first
+	width := min(kernel.Tile, f.cout-first)
+	return position*f.size() + g*f.block() + first*f.rows() + (tap*f.cin+c)*width + n - first
 }
 
 // each calls f with the place of every weight here and in the canonical layout, which it counts up.
-func (k kernels) each(f func(here, canonical int)) {
+func (f filters) each(visit func(here, canonical int)) {
 	at := 0
-	for p := range k.positions {
-		for g := range k.groups {
-			for n := range k.cout {
-				for t := range k.taps {
-					for c := range k.cin {
-						f(k.index(p, g, t, c, n), at)
+	for p := range f.positions {
+		for g := range f.groups {
+			for n := range f.cout {
+				for t := range f.taps {
+					for c := range f.cin {
+						visit(f.index(p, g, t, c, n), at)
 						at++
 					}
 				}
@@ -41,10 +41,10 @@ func (k kernels) each(f func(here, canonical int)) {
 	}
 }
 
-// kernelsOf is the shape of a node's weights; nodes without a weight matrix have none.
-func kernelsOf(v net.Node) (kernels, bool) {
-	window := func(w net.Window, positions int) kernels {
-		return kernels{positions, w.Groups, w.Kernel * w.Kernel, v.In.C / w.Groups, w.Out / w.Groups}
+// filtersOf is the shape of a node's weights; nodes without a weight matrix have none.
+func filtersOf(v net.Node) (filters, bool) {
+	window := func(w net.Window, positions int) filters {
+		return filters{positions, w.Groups, w.Kernel * w.Kernel, v.In.C / w.Groups, w.Out / w.Groups}
 	}
 	switch op := v.Op.(type) {
 	case net.Conv2D:
@@ -52,37 +52,37 @@ func kernelsOf(v net.Node) (kernels, bool) {
 	case net.LC2D:
 		return window(op.Window, v.Out.H*v.Out.W), true
 	case net.Linear:
-		return kernels{1, 1, 1, v.In.C, op.Out}, true
+		return filters{1, 1, 1, v.In.C, op.Out}, true
 	}
-	return kernels{}, false
+	return filters{}, false
 }
 
 // param is one parameter: values, gradient and optimiser slots in this backend's layout.
 type param struct {
 	net.Param
 	node        int
-	kernels     *kernels // nil: the layout is the canonical one
+	filters     *filters // nil: the layout is the canonical one
 	value, grad []float32
 	slots       [][]float32
 }
 
 // fromCanonical copies a tensor's elements into this backend's layout.
 func (p *param) fromCanonical(dst, src []float32) {
-	if p.kernels == nil {
+	if p.filters == nil {
 		copy(dst, src)
 		return
 	}
-	p.kernels.each(func(here, canonical int) { dst[here] = src[canonical] })
+	p.filters.each(func(here, canonical int) { dst[here] = src[canonical] })
 }
 
 // toCanonical returns a copy in the canonical layout.
 func (p *param) toCanonical(src []float32) []float32 {
 	dst := make([]float32, len(src))
-	if p.kernels == nil {
+	if p.filters == nil {
 		copy(dst, src)
 		return dst
 	}
-	p.kernels.each(func(here, canonical int) { dst[canonical] = src[here] })
+	p.filters.each(func(here, canonical int) { dst[canonical] = src[here] })
 	return dst
 }
 

@@ -17,7 +17,7 @@ import (
 type window struct {
 	base
 	net.Window
-	kernels
+	filters
 	weight, bias *param // bias is nil without
 	fields, uses classes
 	batch        int              // for which the lists were made
@@ -38,7 +38,7 @@ type term struct {
 }
 
 func newWindow(b base, w net.Window, params []*param) *window {
-	l := &window{base: b, Window: w, kernels: *params[0].kernels, weight: params[0]}
+	l := &window{base: b, Window: w, filters: *params[0].filters, weight: params[0]}
 	if w.Bias {
 		l.bias = params[1]
 	}
@@ -223,7 +223,7 @@ func (l *window) makeShares(p pass) {
 	}
 }
 
-// activation is the operand of an activation or gradient with c channels at a position, from a group's first channel on.
+// operand is an activation or gradient with c channels at a position, from a group's first channel on.
 func (p pass) operand(data []float32, c, position, first int) kernel.Operand {
 	return kernel.Operand{Data: data, At: (position*c + first) * p.n}
 }

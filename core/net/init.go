@@ -89,15 +89,20 @@ func (d drawer) initial(node Node, p Param) []float32 {
 // normal fills v with kernels of the given number of weights, one a position.
 func (d drawer) normal(v []float32, kernel int, w Window) {
 	std := math.Sqrt2 / math.Sqrt(float64(w.Out)*float64(w.Kernel*w.Kernel))
-	for i := range v {
+	draws := make([]float64, kernel)
+	if d.Tied {
+		d.main.Normals(draws, 0)
+	}
+	noise := make([]float64, kernel)
+	for first := 0; first < len(v); first += kernel {
 		if !d.Tied {
-			v[i] = float32(std * d.main.Normal(uint64(i)))
-			continue
+			d.main.Normals(draws, uint64(first))
 		}
-		x := d.main.Normal(uint64(i % kernel))
 		if d.Epsilon > 0 {
-			x += float64(d.Epsilon * d.noise.Normal(uint64(i)))
+			d.noise.Normals(noise, uint64(first))
 		}
-		v[i] = float32(std * x)
+		for i, x := range draws {
+			v[first+i] = float32(std * (x + float64(d.Epsilon*noise[i])))
+		}
 	}
 }

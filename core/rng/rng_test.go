@@ -171,6 +171,22 @@ func TestNormalIsTheSameOnEveryProcessor(t *testing.T) {
 	}
 }
 
+// Many draws at once are the draws one by one, from even and odd places and in odd numbers.
+func TestNormals(t *testing.T) {
+	s := New(7, Test, 1)
+	for first := range uint64(3) {
+		for n := range 6 {
+			got := make([]float64, n)
+			s.Normals(got, first)
+			for i, v := range got {
+				if want := s.Normal(first + uint64(i)); !(v == want) {
+					t.Errorf("draw %d of %d from %d on: %g, want %g", i, n, first, v, want)
+				}
+			}
+		}
+	}
+}
+
 func BenchmarkNormal(b *testing.B) {
 	s, i := New(1, Test, 0), uint64(0)
 	for b.Loop() {

@@ -212,7 +212,7 @@ func normalise(s vectors, relu bool) {
 	}, func() { ADDQ(Imm(normBytes), coef) })
 }
 
-// masked sets g to 0 where y is not above 0.
+// gate sets g to 0 where y is not above 0.
 func (s vectors) gate(zero, y, g VecVirtual) {
 	if s.width() == 16 {
 		k := K()
@@ -349,7 +349,7 @@ func sum2(s vectors) {
 	}, func() {})
 }
 
-// adamBytes: l2, shrink, rate, eps, beta1, beta2, rest1, rest2, scale.
+// adam loads AdamConstants in memory order.
 func adam(s vectors) {
 	s.text("adam", "w, grad, m, v, k *float32, n int", "is the update of adam and adamw with the constants k of AdamConstants.")
 	w, g, m, v, k, n := arg("w"), arg("grad"), arg("m"), arg("v"), arg("k"), arg("n")
