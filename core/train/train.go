@@ -53,6 +53,7 @@ type State struct {
 	Epoch   int     `json:"epoch"` // of the next batch
 	Batch   int     `json:"batch"` // index of the next batch in its epoch; the number of batches before an evaluation
 	Step    int64   `json:"step"`  // learning steps taken
+	Slept   bool    `json:"slept"` // the network has slept for an evaluation since the last step
 	Seconds float64 `json:"seconds"`
 	Done    bool    `json:"done"` // nothing is left to do under the configuration that wrote it
 }
@@ -171,7 +172,7 @@ func (l *Loop) epoch(ctx context.Context, s *State) error {
 	due := func(every int) bool { return complete && every > 0 && (s.Epoch+1)%every == 0 }
 	end := l.stepsTaken(*s) || complete && s.Epoch == l.Epochs-1
 	if end || due(l.EvalEvery) {
-		if err := l.evaluate(ctx, *s); err != nil {
+		if err := l.evaluate(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -197,6 +198,7 @@ func (l *Loop) step(ctx context.Context, s *State, m data.Minibatch) error {
 	}
 	s.Step++
 	s.Batch = m.Index + 1
+	s.Slept = false
 	n := float64(r.N)
 	if err := l.Observe(Step{"step", s.Epoch, m.Index, s.Step, r.N, r.Loss, float64(r.Top1) / n, float64(r.Top5) / n, lr, l.seconds()}); err != nil {
 		return err
@@ -216,12 +218,13 @@ func (l *Loop) sleep(ctx context.Context, s State) error {
 	return l.Observe(Sleep{"sleep", s.Epoch, s.Batch - 1, s.Step, r.Rule, len(r.Layers), r.Bytes, r.Duration.Seconds(), r})
 }
 
-// evaluate tests the network. An interrupted evaluation leaves nothing behind; it is done anew.
-func (l *Loop) evaluate(ctx context.Context, s State) error {
-	if l.Sleep.BeforeEval {
-		if err := l.sleep(context.WithoutCancel(ctx), s); err != nil {
+// evaluate tests the network. An interrupted evaluation is done anew, without the sleep before it.
+func (l *Loop) evaluate(ctx context.Context, s *State) error {
+	if l.Sleep.BeforeEval && !s.Slept {
+		if err := l.sleep(context.WithoutCancel(ctx), *s); err != nil {
 			return err
 		}
+		s.Slept = true
 	}
 	weights, err := l.Engine.Sleep(context.WithoutCancel(ctx), sleep.Stream{Rule: sleep.Observe{}, Border: l.Phase.Border})
 	if err != nil {
