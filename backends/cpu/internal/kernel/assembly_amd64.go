@@ -9,7 +9,7 @@ import "golang.org/x/sys/cpu"
 // assembly lists the versions in assembly that the processor can run.
 func assembly() []*Kernels {
 	var versions []*Kernels
-	if cpu.X86.HasAVX512F && cpu.X86.HasBMI2 {
+	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasBMI2 {
 		versions = append(versions, &Kernels{
 			Name: "avx512", thin: 3, block: 64,
 			product: product512, column: column512, weightGradient: weightGradient512,
@@ -131,6 +131,7 @@ func weightGradient512(dw, x Operand, list *List, dy []float32, n, b, tileSize i
 	width := min(n, Tile)
 	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
 	if len(list.Pairs) == 0 || b == 0 {
+		weightGradientGo(dw, x, list, dy, n, b, tileSize, keep, scratch)
 		return
 	}
 	packed := pack(scratch, dy, n, b, 16, transposeAVX512)
@@ -156,6 +157,7 @@ func weightGradient2(dw, x Operand, list *List, dy []float32, n, b, tileSize int
 	width := min(n, Tile)
 	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
 	if len(list.Pairs) == 0 || b == 0 {
+		weightGradientGo(dw, x, list, dy, n, b, tileSize, keep, scratch)
 		return
 	}
 	packed := pack(scratch, dy, n, b, 8, transposeAVX2)
@@ -206,5 +208,5 @@ func pack(dst, dy []float32, n, b, step int, transpose func(dst, src *float32, l
 	return dst
 }
 
-// at is the address of an operand's element, or of none when the list names no element behind it.
+// at is the address of an element, which must exist, counted from that to which an operand's list is relative.
 func at(o Operand, offset int) *float32 { return &o.Data[o.At+offset] }

@@ -16,6 +16,8 @@
 // computes what; versions differ from each other by rounding.
 package kernel
 
+import "slices"
+
 // Tile is the number of output channels in a full tile of weights.
 const Tile = 16
 
@@ -41,7 +43,7 @@ func NewList(pairs []Pair) List {
 		l.wLo, l.wHi = min(l.wLo, w), max(l.wHi, w)
 	}
 	if len(pairs) > 0 {
-		padded := pairs
+		padded := slices.Clip(pairs) // what lies behind them is not the list's
 		for len(padded)%8 != 0 {
 			padded = append(padded, pairs[len(pairs)-1])
 		}
