@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"hypnos/backends/ref"
@@ -262,12 +263,18 @@ func layerCases(t *testing.T) []layerCase {
 		{Out: 16, Kernel: 3, Stride: 1, Bias: true},
 		{Out: 33, Kernel: 3, Stride: 3},
 		{Out: 3, Kernel: 7, Stride: 2},
+		{Out: 5, Kernel: 2, Stride: 2, Patches: true, Bias: true},
+		{Out: 17, Kernel: 3, Stride: 3, Patches: true},
+		{Out: 4, Kernel: 6, Stride: 6, Groups: 2, Patches: true},
 	} {
 		groups := max(1, w.Groups)
 		in := net.Shape{H: 6, W: 6, C: 4}
 		k := w.Kernel * w.Kernel
 		positions := in.H * in.W / w.Stride / w.Stride
 		name := fmt.Sprintf("k%d s%d g%d bias=%v out%d", w.Kernel, w.Stride, groups, w.Bias, w.Out)
+		if w.Patches {
+			name += " patches"
+		}
 		one(layerCase{name: "conv2d " + name, forward: k*in.C/groups + 1, weight: positions, input: k * w.Out / groups},
 			in, func(b *net.Builder, x net.Ref) { b.Conv2D("layer", x, w) })
 		one(layerCase{name: "lc2d " + name, forward: k*in.C/groups + 1, weight: 1, input: k * w.Out / groups},
@@ -291,9 +298,40 @@ func layerCases(t *testing.T) []layerCase {
 		one(layerCase{name: fmt.Sprintf("maxpool %d/%d", p.Kernel, p.Stride), input: p.Kernel * p.Kernel, nonlinear: true},
 			net.Shape{H: 6, W: 4, C: 3}, func(b *net.Builder, x net.Ref) { b.MaxPool("layer", x, p.Kernel, p.Stride) })
 	}
+	one(layerCase{name: "transpose", input: 1}, // to 1x5 positions of 12 channels
+		net.Shape{H: 3, W: 4, C: 5}, func(b *net.Builder, x net.Ref) { b.Transpose("layer", x) })
+	one(layerCase{name: "transpose to rows", input: 1},
+		net.Shape{H: 1, W: 4, C: 6}, func(b *net.Builder, x net.Ref) { b.TransposeBack("layer", x, net.Shape{H: 2, W: 3}) })
+	one(layerCase{name: "transpose beside", forward: 1, input: 2}, // its gradient is added to another's
+		net.Shape{H: 2, W: 2, C: 4}, func(b *net.Builder, x net.Ref) {
+			b.Sum("layer", x, b.TransposeBack("t", x, net.Shape{H: 2, W: 2}))
+		})
+	for _, kind := range []string{"conv2d", "lc2d"} {
+		// Relative to the run on absolute values, in which no rectifier cuts anything off, an output has the roundings of
+		// four layers of K products and a bias, and of two sums: 6+3+4+5 and 6. So has each factor of a gradient, which is
+		// then summed over the batch and, in a convolution, over 6 positions at most.
+		const roundings = 6 + 3 + 4 + 5 + 6
+		one(layerCase{name: kind + " mixer block", forward: roundings, weight: 2*roundings + 6, input: 2 * roundings},
+			net.Shape{H: 2, W: 3, C: 4}, func(b *net.Builder, x net.Ref) { mixerBlock(b, x, kind) })
+	}
 	one(layerCase{name: "batchnorm", norm: true},
 		net.Shape{H: 3, W: 4, C: 5}, func(b *net.Builder, x net.Ref) { b.BatchNorm("layer", x) })
 	return cases
+}
+
+// mixerBlock is a block of net's mixer without its batch norms, on 2x3 tokens of 4 channels.
+func mixerBlock(b *net.Builder, x net.Ref, kind string) {
+	spatial := b.Conv2D
+	if kind == "lc2d" {
+		spatial = b.LC2D
+	}
+	perceptron := func(name string, x net.Ref, hidden, out int) net.Ref {
+		y := b.ReLU(name+".relu", spatial(name+".mlp1", x, net.Window{Out: hidden, Kernel: 1, Stride: 1, Bias: true}))
+		return spatial(name+".mlp2", y, net.Window{Out: out, Kernel: 1, Stride: 1, Bias: true})
+	}
+	y := perceptron("tokens", b.Transpose("transpose", x), 3, 6)
+	x = b.Sum("sum", x, b.TransposeBack("back", y, net.Shape{H: 2, W: 3}))
+	b.Sum("layer", x, perceptron("channels", x, 5, 4))
 }
 
 // batches are the batch sizes tested: below, at and above the vector lengths, and more than one block.
@@ -350,15 +388,14 @@ func (c Config) errorBound(t *testing.T, l layerCase, n int, p *model.Params, x,
 		terms = l.forward
 	case "grad/" + inputName:
 		terms = l.input
-	case "grad/layer.weight":
-		terms = l.weight * n
-	case "grad/layer.bias":
-		terms = l.weight * n
-		if l.weight == 1 && l.name[:4] == "conv" {
+	default:
+		terms = l.forward // activations inside a case of several layers
+		if strings.HasPrefix(name, "grad/") {
+			terms = l.weight * n
+		}
+		if name == "grad/layer.bias" && l.weight == 1 && l.name[:4] == "conv" {
 			terms = n * l.net.Output().H * l.net.Output().W
 		}
-	default: // activations inside a case of several layers
-		terms = l.forward
 	}
 	return func(i int) float64 { return c.gamma(terms+1) * math.Abs(size[i]) }
 }

@@ -254,8 +254,7 @@ func (c Config) sameBits(t *testing.T) {
 		openers[name] = f
 	}
 	compared := 0
-	for _, lc := range []bool{false, true} {
-		n := smallNet(t, lc)
+	for _, n := range wholeNets(t) {
 		x := batch(images, numbers(2, images*n.Input().Len()))
 		run := func(f func() (core.Backend, error)) (*model.Params, []float64, []core.Step) {
 			e := compile(t, open(t, f), n, core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.AdamW, 0.1)}, randomParams(n, 1))
@@ -274,7 +273,7 @@ func (c Config) sameBits(t *testing.T) {
 		}
 		want, logits, steps := run(c.Open)
 		for name, f := range openers {
-			t.Run(name, func(t *testing.T) {
+			t.Run(n.Name+" "+name, func(t *testing.T) {
 				p, l, s := run(f)
 				sameParams(t, p, want)
 				same(t, "logits", l, logits)
@@ -287,8 +286,8 @@ func (c Config) sameBits(t *testing.T) {
 			})
 		}
 	}
-	if compared != 2*len(openers) {
-		t.Errorf("%d runs compared, want %d", compared, 2*len(openers))
+	if want := len(wholeNets(t)) * len(openers); compared != want {
+		t.Errorf("%d runs compared, want %d", compared, want)
 	}
 }
 
@@ -302,6 +301,10 @@ func sleepNet(t *testing.T) *net.Network {
 	x = b.LC2D("k3s2", x, net.Window{Out: 5, Kernel: 3, Stride: 2})
 	x = b.LC2D("k1", x, net.Window{Out: 40, Kernel: 1, Stride: 1})
 	x = b.LC2D("k3g", x, net.Window{Out: 8, Kernel: 3, Stride: 2, Groups: 4, Bias: true})
+	x = b.Transpose("t", x)
+	x = b.LC2D("tokens", x, net.Window{Out: 8, Kernel: 1, Stride: 1, Bias: true})
+	x = b.TransposeBack("back", x, net.Shape{H: 4, W: 2})
+	x = b.LC2D("patches", x, net.Window{Out: 5, Kernel: 2, Stride: 2, Bias: true, Patches: true})
 	b.Linear("linear", b.GlobalAvgPool("pool", x), 7)
 	n, err := b.Build()
 	if err != nil {

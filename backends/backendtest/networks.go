@@ -13,15 +13,17 @@ import (
 
 // tiedLCEqualsConv: with the same kernel at every position a locally connected layer is a convolution, output, input
 // gradient and (summed over positions) weight gradient, within 1e-5 of the largest element: about 80 roundings of
-// float32 at up to 145 terms. All combinations of 1 to 4 input and output channels, kernels 1 and 3, strides 1, 2
-// and 4, maps of 2, 4 and 8, 1 to 4 groups, bias on and off, but for those that do not divide: 704 cases.
+// float32 at up to 145 terms. All combinations of 1 to 4 input and output channels, kernels 1 and 3 and
+// patches, strides 1, 2 and 4, maps of 2, 4 and 8, 1 to 4 groups, bias on and off, but for those that do not divide: 1056
+// cases.
 func (c Config) tiedLCEqualsConv(t *testing.T) {
+	const patches = 0 // for a kernel: that of the stride, without padding
 	b := c.open(t)
 	compared := 0
 	for in := 1; in <= 4; in++ {
 		for out := 1; out <= 4; out++ {
 			for groups := 1; groups <= 4; groups++ {
-				for _, kernel := range []int{1, 3} {
+				for _, kernel := range []int{1, 3, patches} {
 					for _, stride := range []int{1, 2, 4} {
 						for _, size := range []int{2, 4, 8} {
 							for _, bias := range []bool{false, true} {
@@ -29,6 +31,9 @@ func (c Config) tiedLCEqualsConv(t *testing.T) {
 									continue
 								}
 								w := net.Window{Out: out, Kernel: kernel, Stride: stride, Groups: groups, Bias: bias}
+								if kernel == patches {
+									w.Kernel, w.Patches = stride, true
+								}
 								compareTied(t, b, net.Shape{H: size, W: size, C: in}, w)
 								compared++
 							}
@@ -38,8 +43,8 @@ func (c Config) tiedLCEqualsConv(t *testing.T) {
 			}
 		}
 	}
-	if compared != 704 {
-		t.Errorf("%d cases compared, want 704", compared)
+	if compared != 1056 {
+		t.Errorf("%d cases compared, want 1056", compared)
 	}
 }
 
@@ -127,7 +132,28 @@ func smallNet(t *testing.T, lc bool) *net.Network {
 	return n
 }
 
-// labels are classes of smallNet.
+// mixerNet is the built-in network of patches, small, with the classes of smallNet: batch norms, perceptrons over tokens
+// and over channels, rows and columns of different use.
+func mixerNet(t *testing.T, lc bool) *net.Network {
+	t.Helper()
+	name := "mixer"
+	if lc {
+		name += "-lc"
+	}
+	n, err := net.ByName(name, net.Options{Input: 8, Classes: 7, Width: 6, Patch: 2, Depth: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// wholeNets are the networks that are tested as such, each convolutional and locally connected.
+func wholeNets(t *testing.T) []*net.Network {
+	t.Helper()
+	return []*net.Network{smallNet(t, false), smallNet(t, true), mixerNet(t, false), mixerNet(t, true)}
+}
+
+// labels are classes of smallNet and mixerNet.
 func labels(n int) core.Labels {
 	y := make(core.Labels, n)
 	for i := range y {
@@ -144,8 +170,9 @@ func (c Config) networkLayerByLayer(t *testing.T) {
 		t.Skip("the reference takes float32 images, so that float64 activations cannot be handed to it")
 	}
 	compared := 0
-	for _, lc := range []bool{false, true} {
-		n := smallNet(t, lc)
+	want := 0
+	for _, n := range wholeNets(t) {
+		want += len(n.Nodes) - 1
 		p := randomParams(n, 1)
 		x := numbers(2, images*n.Input().Len())
 		got := trace(t, compile(t, c.open(t), n, training(images), p), batch(images, x), core.Probe{Train: true})
@@ -169,7 +196,7 @@ func (c Config) networkLayerByLayer(t *testing.T) {
 			compared++
 		}
 	}
-	if want := 2 * (len(smallNet(t, true).Nodes) - 1); compared != want {
+	if compared != want {
 		t.Errorf("%d layers compared, want %d", compared, want)
 	}
 }
@@ -199,6 +226,7 @@ func isolate(t *testing.T, n *net.Network, v net.Node) (layerCase, []int) {
 		l.forward = v.In.H*v.In.W + 1
 	case net.BatchNorm:
 		l.norm = true
+	case net.Transpose:
 	default:
 		l.nonlinear = true
 	}

@@ -137,6 +137,8 @@ func (e *engine) newLayer(i int, v net.Node) layer {
 		return maxPool{base, op}
 	case net.GlobalAvgPool:
 		return avgPool{base}
+	case net.Transpose:
+		return transpose{base}
 	default:
 		return input{}
 	}

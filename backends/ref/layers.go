@@ -61,6 +61,11 @@ func (e *engine) forward(x core.Batch, train bool) *pass {
 			}
 		case net.GlobalAvgPool:
 			averagePool(y, p.out[node.Inputs[0]], node.In)
+		case net.Transpose:
+			x := p.out[node.Inputs[0]]
+			for j := range y {
+				y[j] = x[transposed(j, node)]
+			}
 		case net.Linear:
 			e.linear(i).forward(y, p.out[node.Inputs[0]])
 		}
@@ -110,6 +115,11 @@ func (e *engine) backward(p *pass, cotangent []float64) {
 			}
 		case net.GlobalAvgPool:
 			averagePoolBackward(p.grad[node.Inputs[0]], g, node.In)
+		case net.Transpose:
+			dx := p.grad[node.Inputs[0]]
+			for j := range g {
+				dx[transposed(j, node)] += g[j]
+			}
 		case net.Linear:
 			from := node.Inputs[0]
 			e.linear(i).backward(p.grad[from], g, p.out[from])
@@ -312,6 +322,13 @@ func averagePoolBackward(dx, g []float64, in net.Shape) {
 	for j := range dx {
 		dx[j] += g[j/in.Len()*in.C+j%in.C] / m
 	}
+}
+
+// transposed is the index of the input that output j of a transpose shows: position and channel exchanged.
+func transposed(j int, node net.Node) int {
+	b, within := j/node.Out.Len(), j%node.Out.Len()
+	position, channel := within/node.Out.C, within%node.Out.C
+	return b*node.In.Len() + channel*node.In.C + position
 }
 
 // linear is y = W x + b.

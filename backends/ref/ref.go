@@ -30,7 +30,7 @@ func (backend) Name() string { return Name }
 func (backend) Caps() core.Caps {
 	return core.Caps{
 		Format:     "float64",
-		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "linear"},
+		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "transpose", "linear"},
 		Optimizers: []optim.Kind{optim.AdamW, optim.Adam, optim.SGD},
 		Rules:      []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()},
 		Notes:      []string{"one thread; for checking, not for speed"},

@@ -48,7 +48,9 @@ type Data struct {
 type Network struct {
 	Name      string  `toml:"name"`  // a built-in network (package net)
 	Input     int     `toml:"input"` // rows and columns it sees; 0 means the network's own default
-	Width     int     `toml:"width"` // channels of the first stage; 0 means the network's own default
+	Width     int     `toml:"width"` // channels of the first stage, or of a token; 0 means the network's own default
+	Patch     int     `toml:"patch"` // rows and columns of a patch; 0 means the network's own default
+	Depth     int     `toml:"depth"` // blocks, where their number is free; 0 means the network's own default
 	FirstConv bool    `toml:"first_conv"`
 	Tied      bool    `toml:"tied"`    // start every LC layer from one kernel
 	Epsilon   float64 `toml:"epsilon"` // with noise of this relative size
@@ -251,6 +253,7 @@ func (c Config) rate() optim.MultiStep {
 // network builds the configured network for a number of classes.
 func (c Config) network(classes int) (*net.Network, error) {
 	return net.ByName(c.Network.Name, net.Options{
-		Input: c.Network.Input, Classes: classes, Width: c.Network.Width, ConvOne: c.Network.FirstConv,
+		Input: c.Network.Input, Classes: classes, Width: c.Network.Width,
+		Patch: c.Network.Patch, Depth: c.Network.Depth, ConvOne: c.Network.FirstConv,
 	})
 }

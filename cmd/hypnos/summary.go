@@ -26,7 +26,9 @@ Examples:
 	var o net.Options
 	f.IntVar(&o.Input, "input", 0, "rows and columns of the image (default: the network's own)")
 	f.IntVar(&o.Classes, "classes", 0, "number of classes (default: the network's own)")
-	f.IntVar(&o.Width, "width", 0, "channels of the first stage (default: the network's own)")
+	f.IntVar(&o.Width, "width", 0, "channels of the first stage, or of a token (default: the network's own)")
+	f.IntVar(&o.Patch, "patch", 0, "rows and columns of a patch (default: the network's own)")
+	f.IntVar(&o.Depth, "depth", 0, "blocks of a mixer (default: the network's own)")
 	f.BoolVar(&o.ConvOne, "first-conv", false, "keep the first layer of an LC network convolutional")
 	asJSON := f.Bool("json", false, "print JSON")
 	names, err := f.parse(args, "NETWORK")

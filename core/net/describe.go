@@ -93,10 +93,12 @@ func decodeOp(kind string, args json.RawMessage) (Op, error) {
 		return decode[MaxPool](args)
 	case GlobalAvgPool{}.Kind():
 		return decode[GlobalAvgPool](args)
+	case Transpose{}.Kind():
+		return decode[Transpose](args)
 	case Linear{}.Kind():
 		return decode[Linear](args)
 	}
-	return nil, fmt.Errorf("unknown op %q (known: conv2d, lc2d, batchnorm, relu, add, maxpool, globalavgpool, linear)", kind)
+	return nil, fmt.Errorf("unknown op %q (known: conv2d, lc2d, batchnorm, relu, add, maxpool, globalavgpool, transpose, linear)", kind)
 }
 
 func decode[T Op](args []byte) (Op, error) {

@@ -21,7 +21,7 @@ type InitOptions struct {
 // Init returns initial parameters as float32 in the canonical layout, the same on every processor for a seed:
 //
 //   - lc2d, conv2d: normal with mean 0 and standard deviation √2/√(N·k²), "fan out" (He et al. 2015, Eq. 14), in
-//     an lc2d independent at every position; biases 0;
+//     an lc2d independent at every position, whatever the stride, as in PyTorch; biases 0;
 //   - batch norm: gain 1, shift 0, running mean 0, running variance 1;
 //   - linear: weights and biases uniform in ±1/√C (PyTorch's default, as in the authors' program).
 //

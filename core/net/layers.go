@@ -37,5 +37,13 @@ func (b *Builder) MaxPool(name string, x Ref, kernel, stride int) Ref {
 // GlobalAvgPool appends the mean over positions.
 func (b *Builder) GlobalAvgPool(name string, x Ref) Ref { return b.Add(name, GlobalAvgPool{}, x) }
 
+// Transpose appends the exchange of positions and channels, positions of the output in one row.
+func (b *Builder) Transpose(name string, x Ref) Ref { return b.Add(name, Transpose{}, x) }
+
+// TransposeBack appends the exchange of positions and channels that gives the positions of a shape back.
+func (b *Builder) TransposeBack(name string, x Ref, s Shape) Ref {
+	return b.Add(name, Transpose{Rows: s.H, Cols: s.W}, x)
+}
+
 // Linear appends a fully connected layer.
 func (b *Builder) Linear(name string, x Ref, out int) Ref { return b.Add(name, Linear{out}, x) }

@@ -2,6 +2,7 @@ package net
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -34,6 +35,11 @@ func TestSizesOfThePapersNetworks(t *testing.T) {
 		{"resnet20-lc", Options{Input: 48, Classes: 200}, 91_828_224},
 		{"resnet18-half", Options{}, 2_794_080},
 		{"resnet18-half-lc", Options{}, 482_893_824},
+		// 64 patches of 48 numbers to 32 channels; 4 blocks of 2·64·16 weights that mix tokens, 2·32·128 that mix channels
+		{"mixer", Options{}, 48*32 + 4*(2*64*16+2*32*128)},
+		// one kernel a patch; a perceptron a channel for the tokens, a perceptron a token for the channels
+		{"mixer-lc", Options{}, 64*48*32 + 4*(32*2*64*16+64*2*32*128)},
+		{"mixer-lc", Options{Input: 24, Width: 6, Patch: 8, Depth: 1}, 9*192*6 + 6*2*9*3 + 9*2*6*24},
 	} {
 		n := mustByName(t, c.name, c.o)
 		s := n.Summary()
@@ -76,11 +82,78 @@ func TestLayersOfResNet20(t *testing.T) {
 	}
 }
 
-// By hand: on 4x4 positions a 3x3 window with one pixel of padding has 2+3+3+2 taps along an axis.
+// By hand: on 4x4 positions a 3x3 window with one pixel of padding has 2+3+3+2 taps along an axis, on 6x6 positions with
+// stride 3 it has 2+3; patches have k for each of theirs.
 func TestMACsLeavePaddingOut(t *testing.T) {
-	w := Window{Out: 5, Kernel: 3, Stride: 1, Groups: 1}
-	if got := w.macs(Shape{4, 4, 3}, Shape{4, 4, 5}); got != 10*10*5*3 {
-		t.Errorf("%d multiply-adds, want %d", got, 10*10*5*3)
+	for _, c := range []struct {
+		w       Window
+		in, out Shape
+		want    int64
+	}{
+		{Window{Out: 5, Kernel: 3, Stride: 1, Groups: 1}, Shape{4, 4, 3}, Shape{4, 4, 5}, 10 * 10 * 5 * 3},
+		{Window{Out: 5, Kernel: 3, Stride: 3, Groups: 1}, Shape{6, 6, 3}, Shape{2, 2, 5}, 5 * 5 * 5 * 3},
+		{Window{Out: 5, Kernel: 3, Stride: 3, Groups: 1, Patches: true}, Shape{6, 6, 3}, Shape{2, 2, 5}, 6 * 6 * 5 * 3},
+		{Window{Out: 4, Kernel: 2, Stride: 2, Groups: 2, Patches: true}, Shape{6, 4, 6}, Shape{3, 2, 4}, 6 * 4 * 4 * 3},
+	} {
+		out, err := c.w.resolve([]Shape{c.in})
+		if err != nil || out != c.out {
+			t.Errorf("%+v on %v: output %v (%v), want %v", c.w, c.in, out, err, c.out)
+		}
+		if got := c.w.macs(c.in, out); got != c.want {
+			t.Errorf("%+v on %v: %d multiply-adds, want %d", c.w, c.in, got, c.want)
+		}
+	}
+}
+
+// Patches read the input without gaps or overlaps: window i holds i·k … i·k+k-1. A description that does not know them
+// keeps its padding, also where stride and kernel are equal.
+func TestPatchesAreNotPadded(t *testing.T) {
+	for _, k := range []int{1, 2, 3, 4, 7} {
+		w := Window{Out: 1, Kernel: k, Stride: k, Groups: 1, Patches: true}
+		for i := range 3 {
+			if lo, hi := w.Span(i, 3*k); w.Pad() != 0 || lo != 0 || hi != k {
+				t.Errorf("patch %d of size %d: padding %d, taps %d to %d", i, k, w.Pad(), lo, hi)
+			}
+		}
+	}
+	const text = `{"name":"x","input":{"h":6,"w":6,"c":3},"nodes":[{"name":"a","op":"lc2d","in":["input"],"args":{"out":2,"kernel":3,"stride":3%s}}]}`
+	for _, c := range []struct {
+		more string
+		pad  int
+	}{{"", 1}, {`,"patches":false`, 1}, {`,"patches":true`, 0}} {
+		var n Network
+		if err := json.Unmarshal([]byte(fmt.Sprintf(text, c.more)), &n); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.Nodes[1].Op.(LC2D).Pad(); got != c.pad {
+			t.Errorf("a description with %q: padding %d, want %d", c.more, got, c.pad)
+		}
+	}
+}
+
+// The mixer of Fig. 1 of its paper: what mixes tokens has channels as positions and tokens as channels, its result is
+// brought back to the patches' rows and columns, and both perceptrons are skipped.
+func TestLayersOfTheMixer(t *testing.T) {
+	n := mustByName(t, "mixer-lc", Options{Input: 12, Width: 6, Patch: 3, Depth: 2})
+	out := map[string]Shape{}
+	for _, v := range n.Nodes {
+		out[v.Name] = v.Out
+		if _, ok := v.Op.(Conv2D); ok {
+			t.Errorf("%s is convolutional", v.Name)
+		}
+	}
+	for name, want := range map[string]Shape{
+		"patches": {4, 4, 6}, "block2.tokens.transpose": {1, 6, 16}, "block2.tokens.mlp1": {1, 6, 3},
+		"block2.tokens.mlp2": {1, 6, 16}, "block2.tokens.back": {4, 4, 6}, "block2.tokens.add": {4, 4, 6},
+		"block2.channels.mlp1": {4, 4, 24}, "block2.channels.mlp2": {4, 4, 6}, "block2.channels.add": {4, 4, 6},
+	} {
+		if out[name] != want {
+			t.Errorf("%s gives %v, want %v", name, out[name], want)
+		}
+	}
+	first := mustByName(t, "mixer-lc", Options{ConvOne: true})
+	if _, ok := first.Nodes[1].Op.(Conv2D); !ok || first.Summary().Weights != 48*32+4*(32*2*64*16+64*2*32*128) {
+		t.Errorf("the patch embedding is %s in spite of ConvOne, or more than it", first.Nodes[1].Op.Kind())
 	}
 }
 
@@ -101,8 +174,8 @@ func TestDescriptionRoundTrip(t *testing.T) {
 		}
 		n++
 	}
-	if n != 8 {
-		t.Errorf("%d networks described, want 8", n)
+	if n != 10 {
+		t.Errorf("%d networks described, want 10", n)
 	}
 }
 
@@ -137,6 +210,11 @@ func TestImpossibleShapes(t *testing.T) {
 	}{
 		{"kernel 2 is not an odd", window(func(w *Window) { w.Kernel = 2 })},
 		{"kernel 0 is not an odd", window(func(w *Window) { w.Kernel = 0 })},
+		{"patches with kernel 3 and stride 1", window(func(w *Window) { w.Patches = true })},
+		{"patches with kernel 0 and stride 0", window(func(w *Window) { w.Patches, w.Kernel, w.Stride = true, 0, 0 })},
+		{"stride 4 does not divide", window(func(w *Window) { w.Patches, w.Kernel, w.Stride = true, 4, 4 })},
+		{"3 channels do not make 2x2", func(b *Builder, x Ref) Ref { return b.TransposeBack("bad", x, Shape{H: 2, W: 2}) }},
+		{"3 channels do not make 3x0", func(b *Builder, x Ref) Ref { return b.Add("bad", Transpose{Rows: 3}, x) }},
 		{"stride 0", window(func(w *Window) { w.Stride = 0 })},
 		{"stride 5 does not divide the input's 6x6", window(func(w *Window) { w.Stride = 5 })},
 		{"-1 groups", window(func(w *Window) { w.Groups = -1 })},
@@ -175,6 +253,10 @@ func TestImpossibleShapes(t *testing.T) {
 		{"resnet20-lc", Options{Input: 30}, `"stage3.block1.conv1" (lc2d): stride 2 does not divide`},
 		{"resnet20", Options{Classes: -1}, "number of classes -1"},
 		{"resnet20", Options{ConvOne: true}, "convolutional already"},
+		{"resnet20", Options{Patch: 4}, "has no patch size to choose"},
+		{"resnet20-lc", Options{Depth: 4}, "has no number of blocks to choose"},
+		{"mixer", Options{Depth: -1}, "number of blocks -1 is below 1"},
+		{"mixer-lc", Options{Patch: 5}, `"patches" (lc2d): stride 5 does not divide`},
 	} {
 		if _, err := ByName(c.name, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("ByName(%s, %+v): error %v, want one with %q", c.name, c.o, err, c.want)
@@ -264,6 +346,10 @@ func TestSummaryText(t *testing.T) {
 	var b strings.Builder
 	if err := mustByName(t, "resnet20-lc", Options{}).Summary().WriteText(&b); err != nil {
 		t.Fatal(err)
+	}
+	var m strings.Builder
+	if err := mustByName(t, "mixer-lc", Options{}).Summary().WriteText(&m); err != nil || !strings.Contains(m.String(), "4x4/4 patches") {
+		t.Errorf("no patches in (%v)\n%s", err, m.String())
 	}
 	for _, want := range []string{"40,812,544 weights + 650 linear", "float32 163 MB, int16 82 MB, int8 41 MB, adam float32 653 MB", "stage2.block1.shortcut"} {
 		if !strings.Contains(b.String(), want) {

@@ -2,8 +2,8 @@ package net
 
 import "fmt"
 
-// Op is what a node computes. The set is closed: Input, Conv2D, LC2D, BatchNorm, ReLU, Add, MaxPool, GlobalAvgPool
-// and Linear; backends switch over it.
+// Op is what a node computes. The set is closed: Input, Conv2D, LC2D, BatchNorm, ReLU, Add, MaxPool, GlobalAvgPool,
+// Transpose and Linear; backends switch over it.
 type Op interface {
 	// Kind is the name in files and messages.
 	Kind() string
@@ -18,14 +18,19 @@ type Op interface {
 // Input is the image itself, normalised.
 type Input struct{ Shape Shape }
 
-// Window is the geometry that conv2d and lc2d share. Padding is 'same': (Kernel-1)/2 zeros on every side, so that
-// the output has (H/Stride, W/Stride) positions and position i reads the inputs i·Stride - pad + {0, …, Kernel-1}.
+// Window is the geometry that conv2d and lc2d share. The output has (H/Stride, W/Stride) positions and position i reads
+// the inputs i·Stride - pad + {0, …, Kernel-1}. Padding is 'same', (Kernel-1)/2 zeros on every side, or none where
+// Patches is set.
 type Window struct {
 	Out    int  `json:"out"`              // N, output channels
-	Kernel int  `json:"kernel"`           // k, odd
+	Kernel int  `json:"kernel"`           // k; odd, unless Patches is set
 	Stride int  `json:"stride"`           // s; must divide H and W
 	Groups int  `json:"groups,omitempty"` // g; must divide Cin and Out; 0 means 1
 	Bias   bool `json:"bias,omitempty"`
+	// Patches cuts the input into patches that neither overlap nor leave anything out: Stride must be Kernel, odd or
+	// even, and nothing is padded. It is a field of its own because a stride equal to an odd kernel has always
+	// meant windows that padding shifts by (Kernel-1)/2. In an lc2d all positions are one sleep group (Appendix A.4).
+	Patches bool `json:"patches,omitempty"`
 }
 
 // Conv2D is a convolution: the same N kernels at every position.
@@ -58,6 +63,14 @@ type MaxPool struct {
 // GlobalAvgPool is the mean over all positions of each channel.
 type GlobalAvgPool struct{}
 
+// Transpose exchanges positions and channels: (H, W, Cin) becomes (Rows, Cols, H·W), whose channel p at position c is
+// channel c at position p of the input, positions counted row by row. Rows·Cols must be Cin; both 0 stand for 1·Cin, one
+// row. So Transpose{} and then Transpose{H, W} give the activation back.
+type Transpose struct {
+	Rows int `json:"rows,omitempty"`
+	Cols int `json:"cols,omitempty"`
+}
+
 // Linear is a fully connected layer with bias on a 1x1xC activation.
 type Linear struct {
 	Out int `json:"out"` // N
@@ -71,10 +84,16 @@ func (ReLU) Kind() string          { return "relu" }
 func (Add) Kind() string           { return "add" }
 func (MaxPool) Kind() string       { return "maxpool" }
 func (GlobalAvgPool) Kind() string { return "globalavgpool" }
+func (Transpose) Kind() string     { return "transpose" }
 func (Linear) Kind() string        { return "linear" }
 
 // Pad is the number of zeros on each side.
-func (w Window) Pad() int { return (w.Kernel - 1) / 2 }
+func (w Window) Pad() int {
+	if w.Patches {
+		return 0
+	}
+	return (w.Kernel - 1) / 2
+}
 
 // Span returns the kernel offsets [lo, hi) along one axis that fall on real inputs for output position i of an input
 // of n; the others fall on padding.
@@ -86,7 +105,9 @@ func (w Window) Span(i, n int) (lo, hi int) {
 func (w Window) resolve(in []Shape) (Shape, error) {
 	x := in[0]
 	switch {
-	case w.Kernel < 1 || w.Kernel%2 == 0:
+	case w.Patches && (w.Kernel < 1 || w.Stride != w.Kernel):
+		return Shape{}, fmt.Errorf("patches with kernel %d and stride %d: both must be the same positive number", w.Kernel, w.Stride)
+	case !w.Patches && (w.Kernel < 1 || w.Kernel%2 == 0):
 		return Shape{}, fmt.Errorf("kernel %d is not an odd positive number", w.Kernel)
 	case w.Stride < 1:
 		return Shape{}, fmt.Errorf("stride %d is below 1", w.Stride)
@@ -182,6 +203,19 @@ func (MaxPool) macs(_, _ Shape) int64               { return 0 }
 func (GlobalAvgPool) resolve(in []Shape) (Shape, error) { return Shape{H: 1, W: 1, C: in[0].C}, nil }
 func (GlobalAvgPool) params(_, _ Shape) []Param         { return nil }
 func (GlobalAvgPool) macs(_, _ Shape) int64             { return 0 }
+
+func (o Transpose) resolve(in []Shape) (Shape, error) {
+	x := in[0]
+	if o == (Transpose{}) {
+		o = Transpose{1, x.C}
+	}
+	if o.Rows < 1 || o.Cols < 1 || product(o.Rows, o.Cols) != int64(x.C) {
+		return Shape{}, fmt.Errorf("%d channels do not make %dx%d positions", x.C, o.Rows, o.Cols)
+	}
+	return Shape{H: o.Rows, W: o.Cols, C: x.H * x.W}, nil
+}
+func (Transpose) params(_, _ Shape) []Param { return nil }
+func (Transpose) macs(_, _ Shape) int64     { return 0 }
 
 func (o Linear) resolve(in []Shape) (Shape, error) {
 	if in[0].H != 1 || in[0].W != 1 {

@@ -28,15 +28,21 @@ type Summary struct {
 
 // LayerSummary tells the size of one node.
 type LayerSummary struct {
-	Name   string `json:"name"`
-	Op     string `json:"op"`
-	In     Shape  `json:"in"`
-	Out    Shape  `json:"out"`
-	Kernel int    `json:"kernel,omitempty"`
-	Stride int    `json:"stride,omitempty"`
-	Groups int    `json:"groups,omitempty"`
-	Params int64  `json:"params"` // trained parameters and running statistics
-	MACs   int64  `json:"macs"`
+	Name    string `json:"name"`
+	Op      string `json:"op"`
+	In      Shape  `json:"in"`
+	Out     Shape  `json:"out"`
+	Kernel  int    `json:"kernel,omitempty"`
+	Stride  int    `json:"stride,omitempty"`
+	Groups  int    `json:"groups,omitempty"`
+	Patches bool   `json:"patches,omitempty"` // windows without padding
+	Params  int64  `json:"params"`            // trained parameters and running statistics
+	MACs    int64  `json:"macs"`
+}
+
+// window notes the geometry of a spatial layer.
+func (l *LayerSummary) window(w Window) {
+	l.Kernel, l.Stride, l.Groups, l.Patches = w.Kernel, w.Stride, w.Groups, w.Patches
 }
 
 // precisions are the number formats of Summary.Bytes with the bytes that one weight takes.
@@ -59,9 +65,9 @@ func (n *Network) Summary() Summary {
 		s.MACs += l.MACs
 		switch op := v.Op.(type) {
 		case Conv2D:
-			l.Kernel, l.Stride, l.Groups = op.Kernel, op.Stride, op.Groups
+			l.window(op.Window)
 		case LC2D:
-			l.Kernel, l.Stride, l.Groups = op.Kernel, op.Stride, op.Groups
+			l.window(op.Window)
 		case MaxPool:
 			l.Kernel, l.Stride = op.Kernel, op.Stride
 		}
@@ -103,6 +109,9 @@ func (s Summary) WriteText(w io.Writer) error {
 			}
 			if l.Groups > 1 {
 				kernel += fmt.Sprintf(" g%d", l.Groups)
+			}
+			if l.Patches {
+				kernel += " patches"
 			}
 		}
 		in := l.In.String()
