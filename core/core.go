@@ -38,8 +38,9 @@ type Caps struct {
 	Format     string       // number format of weights and activations: "float64", "float32"
 	Layers     []string     // kinds of package net
 	Optimizers []optim.Kind // empty: inference only
-	Rules      []string     // sleep rules, by Kind
-	Notes      []string     // what the processor or the build makes of it, one line each
+	WakeRules  []WakeRule
+	Rules      []string // sleep rules, by Kind
+	Notes      []string // what the processor or the build makes of it, one line each
 }
 
 // Options of Compile.
@@ -47,6 +48,8 @@ type Options struct {
 	MaxBatch  int        // the largest batch that will be passed, at least 1
 	Train     bool       // whether Wake and gradients will be asked for
 	Optimizer optim.Spec // used by Wake
+	Rule      WakeRule   // by which Wake learns; "" is Backprop
+	Seed      uint64     // of what the rule draws: Broadcast's matrices
 }
 
 // ErrUnsupported is wrapped by Compile, Sleep and Trace when the backend lacks what they ask for.
@@ -66,14 +69,15 @@ type Engine interface {
 	Save() (*model.Params, error)
 	// Infer classifies with the running statistics of batch norm.
 	Infer(context.Context, Batch) (Logits, error)
-	// Wake makes one learning step by backpropagation of the mean cross-entropy, at the given learning rate, and
-	// returns what the network gave before the step. Anything that is not finite is a *NonFiniteError.
+	// Wake makes one learning step by the rule it was compiled for, down the mean cross-entropy, at the given learning
+	// rate, and returns what the network gave before the step. Anything that is not finite is a *NonFiniteError.
 	Wake(ctx context.Context, x Batch, y Labels, lr float64) (Step, error)
 	// Sleep runs a sleep phase. When ctx ends, it returns within one group's work with every group untouched or
 	// finished, the context's error, and a report whose Next says where to go on.
 	Sleep(context.Context, sleep.Stream) (sleep.Report, error)
 	// Trace runs one batch without changing anything and yields every layer's activation as "out/<layer>" in order,
-	// then, when the probe asks for gradients, "grad/<parameter>" for every trained parameter and "grad/input".
+	// then, when the probe asks for gradients, "grad/<parameter>" for every trained parameter and "grad/input", as the
+	// wake rule has them.
 	// Tensors have the backend's format and are valid only until the next one is asked for.
 	Trace(context.Context, Batch, Probe) iter.Seq2[model.Tensor, error]
 	// Close releases the engine's memory. Nothing may be called afterwards.
@@ -109,10 +113,10 @@ type Step struct {
 type Probe struct {
 	// Train makes batch norm use the batch's statistics, as Wake does, without moving the running ones.
 	Train bool
-	// Labels, when set, ask for the gradients of the mean cross-entropy.
+	// Labels, when set, ask for the gradients of the mean cross-entropy, those that Wake learns from.
 	Labels Labels
 	// Cotangent, when set, asks for the gradients of the sum of Cotangent × output, both (B, H, W, C), so that a
-	// network need not be a classifier. Only one of Labels and Cotangent may be set; gradients need Train.
+	// network need not be a classifier; it is the error of the output that Broadcast broadcasts. Only one of Labels and Cotangent may be set; gradients need Train.
 	Cotangent []float64
 }
 
@@ -221,10 +225,15 @@ func CheckOptions(o Options) error {
 	if o.MaxBatch < 1 {
 		return fmt.Errorf("core: batch size %d is below 1", o.MaxBatch)
 	}
-	if o.Train {
-		return o.Optimizer.Check()
+	if !o.Train {
+		return nil
 	}
-	return nil
+	if o.Rule != "" {
+		if err := o.Rule.Check(); err != nil {
+			return err
+		}
+	}
+	return o.Optimizer.Check()
 }
 
 // CheckParams checks, before anything is loaded, that p has every parameter of n in its shape, that an optimiser

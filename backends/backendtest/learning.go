@@ -3,6 +3,7 @@ package backendtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"path/filepath"
 	"strings"
@@ -202,8 +203,9 @@ func (c Config) saveAndLoad(t *testing.T) {
 	const images = 5
 	n := smallNet(t, true)
 	x := batch(images, numbers(2, images*n.Input().Len()))
-	for _, spec := range []optim.Spec{optim.Default(optim.AdamW, 0.1), optim.Default(optim.SGD, 0.1)} {
-		o := core.Options{MaxBatch: images, Train: true, Optimizer: spec}
+	adam := core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.AdamW, 0.1)}
+	sgd := core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.SGD, 0.1)}
+	for _, o := range append(c.rules(t, adam), sgd) {
 		one := compile(t, c.open(t), n, o, randomParams(n, 1))
 		for range 2 {
 			wake(t, one, x, labels(images), 0.05)
@@ -254,10 +256,21 @@ func (c Config) sameBits(t *testing.T) {
 		openers[name] = f
 	}
 	compared := 0
+	o := core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.AdamW, 0.1)}
+	type learner struct {
+		*net.Network
+		core.Options
+	}
+	var learners []learner
 	for _, n := range wholeNets(t) {
+		for _, o := range c.rules(t, o) {
+			learners = append(learners, learner{n, o})
+		}
+	}
+	for _, n := range learners {
 		x := batch(images, numbers(2, images*n.Input().Len()))
 		run := func(f func() (core.Backend, error)) (*model.Params, []float64, []core.Step) {
-			e := compile(t, open(t, f), n, core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.AdamW, 0.1)}, randomParams(n, 1))
+			e := compile(t, open(t, f), n.Network, n.Options, randomParams(n.Network, 1))
 			var steps []core.Step
 			for range 3 {
 				steps = append(steps, wake(t, e, x, labels(images), 0.05))
@@ -273,7 +286,7 @@ func (c Config) sameBits(t *testing.T) {
 		}
 		want, logits, steps := run(c.Open)
 		for name, f := range openers {
-			t.Run(n.Name+" "+name, func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s %s %s", n.Name, n.Rule, name), func(t *testing.T) {
 				p, l, s := run(f)
 				sameParams(t, p, want)
 				same(t, "logits", l, logits)
@@ -286,7 +299,7 @@ func (c Config) sameBits(t *testing.T) {
 			})
 		}
 	}
-	if want := len(wholeNets(t)) * len(openers); compared != want {
+	if want := len(learners) * len(openers); compared != want {
 		t.Errorf("%d runs compared, want %d", compared, want)
 	}
 }
@@ -539,6 +552,12 @@ func (c Config) refusals(t *testing.T) {
 			return nil
 		}},
 		{"options", "batch size 0", func() error { _, err := b.Compile(n, core.Options{}); return err }},
+		{"wake rule", `unknown wake rule "hope" (known: backprop, broadcast)`, func() error {
+			o := training(1)
+			o.Rule = "hope"
+			_, err := b.Compile(n, o)
+			return err
+		}},
 		{"optimiser", `unknown optimiser "lbfgs"`, func() error {
 			_, err := b.Compile(n, core.Options{MaxBatch: 1, Train: true, Optimizer: optim.Spec{Kind: "lbfgs"}})
 			return err

@@ -79,6 +79,7 @@ func (b backend) Caps() core.Caps {
 		Format:     "float32",
 		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "transpose", "linear"},
 		Optimizers: []optim.Kind{optim.AdamW, optim.Adam, optim.SGD},
+		WakeRules:  core.WakeRules(),
 		Rules:      []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()},
 		Notes:      append([]string{fmt.Sprintf("%d threads, %s kernels", b.threads, b.kernels.Name)}, b.notes...),
 	}

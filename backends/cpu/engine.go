@@ -30,6 +30,8 @@ type engine struct {
 	byNode  [][]*param
 	spoiled []atomic.Bool // by node: the gradient of its weights is not finite
 	step    int64
+
+	broadcast *broadcast // nil: errors go back through the weights
 }
 
 // layer is one node compiled. y, x, dy, dx are (H, W, C, B) with the batch size of the pass.
@@ -82,6 +84,10 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 	}
 	for _, size := range e.plan.sizes {
 		e.bufs = append(e.bufs, make([]float32, size*o.MaxBatch))
+	}
+	var err error
+	if e.broadcast, err = e.newBroadcast(threads); err != nil {
+		return nil, err
 	}
 	e.fuse()
 	e.spoiled = make([]atomic.Bool, len(n.Nodes))
@@ -300,10 +306,13 @@ func (e *engine) setLossGradient(p pass, l core.Logits, y core.Labels) {
 	}
 }
 
-// backward propagates the gradient of the last node to all parameters and nodes.
+// backward propagates the gradient of the last node to all parameters and nodes as the wake rule has it.
 func (e *engine) backward(p pass) {
 	for i := range e.spoiled {
 		e.spoiled[i].Store(false)
+	}
+	if e.broadcast != nil {
+		e.broadcast.begin(p)
 	}
 	for _, l := range slices.Backward(e.layers) {
 		l.backward(p)
@@ -410,6 +419,6 @@ func (e *engine) canonical(prefix string, node, n int, data []float32) model.Ten
 
 func (e *engine) Close() error {
 	e.pool.Close()
-	e.bufs, e.scratch, e.params, e.layers = nil, nil, nil, nil
+	e.bufs, e.scratch, e.params, e.layers, e.broadcast = nil, nil, nil, nil, nil
 	return nil
 }

@@ -274,7 +274,11 @@ func (l *window) backward(p pass) {
 	if l.bias != nil {
 		l.biasGradient(p)
 	}
-	if !(p.skipInput && l.v.Inputs[0] == 0) {
+	switch {
+	case p.skipInput && l.v.Inputs[0] == 0:
+	case p.broadcast != nil:
+		p.broadcast.inputError(p, l.base)
+	default:
 		l.inputGradient(p)
 	}
 }

@@ -32,9 +32,9 @@ func (e *engine) forward(x core.Batch, train bool) *pass {
 				y[j] = float64(v)
 			}
 		case net.Conv2D:
-			e.window(i, op.Window).forward(p, y)
+			e.window(i, op.Window).forward(y, p.out[node.Inputs[0]])
 		case net.LC2D:
-			e.window(i, op.Window).forward(p, y)
+			e.window(i, op.Window).forward(y, p.out[node.Inputs[0]])
 		case net.BatchNorm:
 			if train {
 				p.stats[i] = batchMoments(p.out[node.Inputs[0]], node.In.C)
@@ -74,8 +74,8 @@ func (e *engine) forward(x core.Batch, train bool) *pass {
 	return p
 }
 
-// backward computes the gradients of the sum of cotangent × output: every node's into p.grad, every parameter's into
-// its grad, replacing what was there.
+// backward computes the gradients of the sum of cotangent × output as the wake rule has them: every node's into p.grad,
+// every parameter's into its grad, replacing what was there.
 func (e *engine) backward(p *pass, cotangent []float64) {
 	p.grad = make([][]float64, len(p.out))
 	for i := range p.grad {
@@ -89,9 +89,9 @@ func (e *engine) backward(p *pass, cotangent []float64) {
 		g := p.grad[i]
 		switch op := node.Op.(type) {
 		case net.Conv2D:
-			e.window(i, op.Window).backward(p, g)
+			e.carryBack(i, e.window(i, op.Window), p, cotangent)
 		case net.LC2D:
-			e.window(i, op.Window).backward(p, g)
+			e.carryBack(i, e.window(i, op.Window), p, cotangent)
 		case net.BatchNorm:
 			from := node.Inputs[0]
 			e.norm(i, op, p.stats[i]).backward(p.grad[from], g, p.out[from])
@@ -121,8 +121,41 @@ func (e *engine) backward(p *pass, cotangent []float64) {
 				dx[transposed(j, node)] += g[j]
 			}
 		case net.Linear:
-			from := node.Inputs[0]
-			e.linear(i).backward(p.grad[from], g, p.out[from])
+			e.carryBack(i, e.linear(i), p, cotangent)
+		}
+	}
+}
+
+// weightLayer is a conv2d, lc2d or linear layer on the way back.
+type weightLayer interface {
+	// parameterGradients adds to the gradients of weights and biases, from that of the output, g, and the input x.
+	parameterGradients(g, x []float64)
+	// inputGradient adds to the gradient of the input, through the weights.
+	inputGradient(dx, g []float64)
+}
+
+// carryBack adds to the gradients of a weight layer's parameters, and to that of its input what the wake rule carries
+// back: the gradient through the weights, or the error of the network's output times the layer's feedback matrix.
+func (e *engine) carryBack(i int, l weightLayer, p *pass, outputError []float64) {
+	from := e.net.Nodes[i].Inputs[0]
+	l.parameterGradients(p.grad[i], p.out[from])
+	if e.opt.Rule == core.Broadcast {
+		e.broadcast(i, p, outputError)
+	} else {
+		l.inputGradient(p.grad[from], p.grad[i])
+	}
+}
+
+// broadcast adds B·e to the gradient of the i-th node's input for every image (core.Broadcast).
+func (e *engine) broadcast(i int, p *pass, outputError []float64) {
+	from, in, outputs := e.net.Nodes[i].Inputs[0], e.net.Nodes[i].In.Len(), e.net.Output().Len()
+	b := core.NewFeedback(e.opt.Seed, i, outputs)
+	for j := range in {
+		for c := range outputs {
+			v := b.At(j, c)
+			for image := range p.n {
+				p.grad[from][image*in+j] += v * outputError[image*outputs+c]
+			}
 		}
 	}
 }
@@ -132,14 +165,13 @@ func (e *engine) backward(p *pass, cotangent []float64) {
 type window struct {
 	net.Window
 	node    net.Node
-	from    int
 	weight  *param
 	bias    *param // nil without
 	located bool   // weights of their own at every position
 }
 
 func (e *engine) window(i int, w net.Window) window {
-	l := window{Window: w, node: e.net.Nodes[i], from: e.net.Nodes[i].Inputs[0], weight: e.params[i][0]}
+	l := window{Window: w, node: e.net.Nodes[i], weight: e.params[i][0]}
 	if w.Bias {
 		l.bias = e.params[i][1]
 	}
@@ -155,11 +187,11 @@ func (l window) neuron(position, n int) int {
 	return n
 }
 
-// each calls f for every product of the layer: output index o, neuron q, weight index w, input index x.
-func (l window) each(batch int, f func(o, q, w, x int)) {
+// each calls f for every product of the layer with so many output numbers: output index o, weight index w, input index x.
+func (l window) each(outputs int, f func(o, w, x int)) {
 	in, out := l.node.In, l.node.Out
 	perGroup, perOut := in.C/l.Groups, l.Out/l.Groups
-	for b := range batch {
+	for b := range outputs / out.Len() {
 		for i := range out.H {
 			for j := range out.W {
 				for n := range l.Out {
@@ -173,7 +205,7 @@ func (l window) each(batch int, f func(o, q, w, x int)) {
 							w := ((q*l.Kernel+u)*l.Kernel + v) * perGroup
 							x := ((b*in.H+row)*in.W+col)*in.C + n/perOut*perGroup
 							for c := range perGroup {
-								f(o, q, w+c, x+c)
+								f(o, w+c, x+c)
 							}
 						}
 					}
@@ -183,9 +215,9 @@ func (l window) each(batch int, f func(o, q, w, x int)) {
 	}
 }
 
-func (l window) forward(p *pass, y []float64) {
-	x, w := p.out[l.from], l.weight.value
-	l.each(p.n, func(o, _, wi, xi int) { y[o] += w[wi] * x[xi] })
+func (l window) forward(y, x []float64) {
+	w := l.weight.value
+	l.each(len(y), func(o, wi, xi int) { y[o] += w[wi] * x[xi] })
 	if l.bias == nil {
 		return
 	}
@@ -194,18 +226,20 @@ func (l window) forward(p *pass, y []float64) {
 	}
 }
 
-func (l window) backward(p *pass, g []float64) {
-	x, dx, w, dw := p.out[l.from], p.grad[l.from], l.weight.value, l.weight.grad
-	l.each(p.n, func(o, _, wi, xi int) {
-		dw[wi] += g[o] * x[xi]
-		dx[xi] += g[o] * w[wi]
-	})
+func (l window) parameterGradients(g, x []float64) {
+	dw := l.weight.grad
+	l.each(len(g), func(o, wi, xi int) { dw[wi] += g[o] * x[xi] })
 	if l.bias == nil {
 		return
 	}
 	for o := range g {
 		l.bias.grad[l.biasOf(o)] += g[o]
 	}
+}
+
+func (l window) inputGradient(dx, g []float64) {
+	w := l.weight.value
+	l.each(len(g), func(o, wi, xi int) { dx[xi] += g[o] * w[wi] })
 }
 
 // biasOf is the index of the bias that output index o gets.
@@ -352,12 +386,20 @@ func (l linear) forward(y, x []float64) {
 	}
 }
 
-func (l linear) backward(dx, g, x []float64) {
+func (l linear) parameterGradients(g, x []float64) {
 	for j, v := range g {
 		b, n := j/l.out, j%l.out
 		l.bias.grad[n] += v
 		for c := range l.in {
 			l.weight.grad[n*l.in+c] += v * x[b*l.in+c]
+		}
+	}
+}
+
+func (l linear) inputGradient(dx, g []float64) {
+	for j, v := range g {
+		b, n := j/l.out, j%l.out
+		for c := range l.in {
 			dx[b*l.in+c] += v * l.weight.value[n*l.in+c]
 		}
 	}

@@ -32,6 +32,7 @@ func (backend) Caps() core.Caps {
 		Format:     "float64",
 		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "transpose", "linear"},
 		Optimizers: []optim.Kind{optim.AdamW, optim.Adam, optim.SGD},
+		WakeRules:  core.WakeRules(),
 		Rules:      []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()},
 		Notes:      []string{"one thread; for checking, not for speed"},
 	}

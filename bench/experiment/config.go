@@ -12,6 +12,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"hypnos/core"
 	"hypnos/core/data"
 	"hypnos/core/net"
 	"hypnos/core/optim"
@@ -21,7 +22,7 @@ import (
 // Config describes a run. Default gives the values that a file leaves out.
 type Config struct {
 	Name    string  `toml:"name"`    // of the run directory, unless another is asked for
-	Seed    uint64  `toml:"seed"`    // of initial weights, order of images, crops and flips
+	Seed    uint64  `toml:"seed"`    // of initial weights, order of images, crops and flips, and what the wake rule draws
 	Backend string  `toml:"backend"` // "cpu", "cpu:threads=2", "ref", …
 	Data    Data    `toml:"data"`
 	Network Network `toml:"network"`
@@ -58,17 +59,18 @@ type Network struct {
 
 // Train says how it is trained.
 type Train struct {
-	Epochs      int        `toml:"epochs"`
-	Steps       int64      `toml:"steps"` // stop after so many; 0 means no limit
-	Batch       int        `toml:"batch"`
-	Optimizer   optim.Kind `toml:"optimizer"`
-	LR          float64    `toml:"lr"`
-	Drops       []int      `toml:"drops"` // epochs at which the learning rate drops
-	Factor      float64    `toml:"factor"`
-	WeightDecay float64    `toml:"weight_decay"`
-	Momentum    float64    `toml:"momentum"` // of sgd
-	EvalEvery   int        `toml:"eval_every"`
-	SaveEvery   int        `toml:"save_every"`
+	Epochs      int           `toml:"epochs"`
+	Steps       int64         `toml:"steps"` // stop after so many; 0 means no limit
+	Batch       int           `toml:"batch"`
+	Rule        core.WakeRule `toml:"rule"` // of waking: "backprop" or "broadcast"
+	Optimizer   optim.Kind    `toml:"optimizer"`
+	LR          float64       `toml:"lr"`
+	Drops       []int         `toml:"drops"` // epochs at which the learning rate drops
+	Factor      float64       `toml:"factor"`
+	WeightDecay float64       `toml:"weight_decay"`
+	Momentum    float64       `toml:"momentum"` // of sgd
+	EvalEvery   int           `toml:"eval_every"`
+	SaveEvery   int           `toml:"save_every"`
 }
 
 // Sleep says when and how the network sleeps.
@@ -88,7 +90,7 @@ func Default() Config {
 		Data:    Data{Fit: data.FitExact, Pad: 4, Reps: 1, Workers: 1},
 		Network: Network{Name: "resnet20"},
 		Train: Train{
-			Epochs: 200, Batch: 512, Optimizer: optim.AdamW, LR: 1e-2, Drops: []int{100, 150}, Factor: 0.25,
+			Epochs: 200, Batch: 512, Rule: core.Backprop, Optimizer: optim.AdamW, LR: 1e-2, Drops: []int{100, 150}, Factor: 0.25,
 			WeightDecay: 1e-4, Momentum: 0.9, EvalEvery: 1, SaveEvery: 1,
 		},
 		Sleep: Sleep{Rule: sleep.Instant{}.Kind()},
@@ -230,6 +232,9 @@ func (c Config) Check() error {
 	}
 	if _, err := sleep.ParseRule(c.Sleep.Rule); err != nil {
 		return bad("sleep.rule", "%v", err)
+	}
+	if err := c.Train.Rule.Check(); err != nil {
+		return bad("train.rule", "%v", err)
 	}
 	if err := c.optimizer().Check(); err != nil {
 		return bad("train", "%v", err)

@@ -103,6 +103,7 @@ func (x *Experiment) openEngine() error {
 	}
 	x.Engine, err = x.backend.Compile(x.Net, core.Options{
 		MaxBatch: x.Config.Train.Batch, Train: true, Optimizer: x.Config.optimizer(),
+		Rule: x.Config.Train.Rule, Seed: x.Config.Seed,
 	})
 	if err != nil {
 		return err

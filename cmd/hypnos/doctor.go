@@ -93,8 +93,8 @@ func (d diagnosis) print(c console) error {
 		}
 		fmt.Fprintf(t, "%s\t%s; %s\n", b.Name, b.Caps.Format, strings.Join(b.Caps.Notes, "; "))
 		fmt.Fprintf(t, "\tlayers: %s\n", strings.Join(b.Caps.Layers, ", "))
-		optimizers := fmt.Sprint(b.Caps.Optimizers)
-		fmt.Fprintf(t, "\toptimisers: %s; sleep: %s\n", strings.ReplaceAll(strings.Trim(optimizers, "[]"), " ", ", "), strings.Join(b.Caps.Rules, ", "))
+		commas := func(list any) string { return strings.ReplaceAll(strings.Trim(fmt.Sprint(list), "[]"), " ", ", ") }
+		fmt.Fprintf(t, "\toptimisers: %s; wake rules: %s; sleep: %s\n", commas(b.Caps.Optimizers), commas(b.Caps.WakeRules), commas(b.Caps.Rules))
 	}
 	return t.Flush()
 }

@@ -12,7 +12,10 @@
 // and the known answers in the test are those of its Random123 library.
 package rng
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // Purpose separates the uses of one seed, so that no two of them share numbers.
 type Purpose uint8
@@ -25,7 +28,9 @@ const (
 	Flip    Purpose = 4 // horizontal flips; index = epoch, position = drawn image
 	Split   Purpose = 5 // train/validation split; index = 0
 	Epsilon Purpose = 6 // per-position noise of the conv-plus-ε initialisation; index = node number
-	Test    Purpose = 255
+	// Feedback is the broadcast rule's matrices; index = node number.
+	Feedback Purpose = 16
+	Test     Purpose = 255
 )
 
 const (
@@ -81,6 +86,27 @@ func (s Stream) Uint64(i uint64) uint64 {
 // Float64 returns the i-th number of [0, 1), a multiple of 2^-53.
 func (s Stream) Float64(i uint64) float64 {
 	return float64(s.Uint64(i)>>11) * 0x1p-53
+}
+
+// Sign returns the i-th number of {+1, -1}: -1 where bit i%128 of block i/128 is set, the lowest bit of the first word
+// being bit 0.
+func (s Stream) Sign(i uint64) float64 {
+	return 1 - 2*float64(s.Block(i / 128)[i%128/32]>>(i%32)&1)
+}
+
+// Signs sets dst to the signs from the first-th on, times scale; 128 of them share a block, so that it costs far less
+// than they would.
+func (s Stream) Signs(dst []float32, first uint64, scale float32) {
+	positive := math.Float32bits(scale)
+	for len(dst) > 0 {
+		block, at := s.Block(first/128), first%128
+		n := min(uint64(len(dst)), 128-at)
+		for i := range dst[:n] {
+			j := at + uint64(i)
+			dst[i] = math.Float32frombits(positive ^ block[j/32]>>(j%32)<<31)
+		}
+		dst, first = dst[n:], first+n
+	}
 }
 
 // Intn returns the i-th number of {0, …, n-1}: the high word of n·Uint64(i). Its bias is below n·2^-64.
