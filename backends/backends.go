@@ -4,6 +4,7 @@ package backends
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,7 @@ type entry struct {
 func table() []entry {
 	return []entry{
 		{ref.Name, nil, func(map[string]string) (core.Backend, error) { return ref.Open(), nil }},
-		{cpu.Name, []string{"threads", "kernels"}, openCPU},
+		{cpu.Name, []string{"threads", "kernels", "memory"}, openCPU},
 	}
 }
 
@@ -34,6 +35,13 @@ func openCPU(settings map[string]string) (core.Backend, error) {
 			return nil, fmt.Errorf("threads=%q is not a whole number", v)
 		}
 		o.Threads = n
+	}
+	if v, ok := settings["memory"]; ok {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 1 || n > math.MaxInt64/1_000_000 {
+			return nil, fmt.Errorf("memory=%q is not a whole number of megabytes above 0", v)
+		}
+		o.Memory = n * 1e6
 	}
 	return cpu.Open(o)
 }

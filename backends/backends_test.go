@@ -74,7 +74,7 @@ func TestRefusals(t *testing.T) {
 		{"gpu:threads=1", []string{`unknown backend "gpu"`, "known: ref, cpu"}},
 		{"", []string{`unknown backend ""`, "known: ref, cpu"}},
 		{"CPU", []string{`unknown backend "CPU"`}},
-		{"cpu:cores=2", []string{`"cpu:cores=2"`, `unknown setting "cores"`, "known: threads, kernels"}},
+		{"cpu:cores=2", []string{`"cpu:cores=2"`, `unknown setting "cores"`, "known: threads, kernels, memory"}},
 		{"cpu:threads=1,cores=2", []string{`unknown setting "cores"`}},
 		{"ref:threads=1", []string{`unknown setting "threads"`, "there are none"}},
 		{"cpu:threads", []string{`"threads" is not key=value`}},
@@ -83,6 +83,8 @@ func TestRefusals(t *testing.T) {
 		{"cpu:threads=", []string{"threads=", `""`}},
 		{"cpu:threads=1.5", []string{"threads=", `"1.5"`}},
 		{"cpu:threads=-1", []string{`"cpu:threads=-1"`, "-1 threads are below 0"}},
+		{"cpu:memory=lots", []string{"memory=", `"lots"`, "megabytes"}},
+		{"cpu:memory=0", []string{"memory=", `"0"`}},
 		{"cpu:kernels=nonsense", []string{`no kernels "nonsense"`, "there are: " + strings.Join(cpu.Versions(), ", ")}},
 	} {
 		b, err := backends.Open(c.spec)

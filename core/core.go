@@ -29,6 +29,8 @@ type Backend interface {
 	// Compile plans a network. What the backend cannot do is an error that wraps ErrUnsupported and names the layer
 	// or option. The engine has undefined weights until Load.
 	Compile(*net.Network, Options) (Engine, error)
+	// Memory tells what Compile would allocate for the engine, before it does.
+	Memory(*net.Network, Options) (Memory, error)
 	// Close releases the backend. Its engines must be closed before.
 	Close() error
 }
@@ -50,6 +52,20 @@ type Options struct {
 	Optimizer optim.Spec // used by Wake
 	Rule      WakeRule   // by which Wake learns; "" is Backprop
 	Seed      uint64     // of what the rule draws: Broadcast's matrices
+}
+
+// Memory is what an engine takes, in bytes.
+type Memory struct {
+	Weights     int64 `json:"weights"`     // all parameters, running statistics included
+	Gradients   int64 `json:"gradients"`   // of the parameters
+	Optimizer   int64 `json:"optimizer"`   // its state
+	Activations int64 `json:"activations"` // and their gradients, at the largest batch
+	Scratch     int64 `json:"scratch"`
+}
+
+// Total is the sum.
+func (m Memory) Total() int64 {
+	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Scratch
 }
 
 // ErrUnsupported is wrapped by Compile, Sleep and Trace when the backend lacks what they ask for.

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core"
 )
 
@@ -18,6 +19,9 @@ type broadcast struct {
 	feedback []*feedback // by node; nil where there are no weights
 	drawn    [][]float32 // by worker: the rows of one position, (channels, outputs)
 	weights  [][]float32 // the same as the weights of a linear layer
+
+	layer   *base // whose input's error is made
+	onInput workers.Task
 }
 
 // feedback is one layer's part.
@@ -34,6 +38,7 @@ func (e *engine) newBroadcast(workers int) (*broadcast, error) {
 		return nil, nil
 	}
 	b := &broadcast{outputs: e.net.Output().Len(), feedback: make([]*feedback, len(e.net.Nodes))}
+	b.onInput = b.inputPart
 	channels := 0
 	for i, v := range e.net.Nodes {
 		if _, ok := filtersOf(v); !ok {
@@ -60,20 +65,23 @@ func (e *engine) newBroadcast(workers int) (*broadcast, error) {
 func (b *broadcast) begin(p pass) { copy(b.errors, p.grad(len(p.net.Nodes)-1)) }
 
 // inputError sets the gradient of a weight layer's input to B·e, or adds it.
-func (b *broadcast) inputError(p pass, l base) {
-	dx, m := p.inGrad(l.node, 0)
-	f := b.feedback[l.node]
-	f.prepare(p)
-	size := f.cin * p.n
-	p.pool.Run(l.v.In.H*l.v.In.W, func(worker, lo, hi int) {
-		drawn, weights := b.drawn[worker][:f.size()], b.weights[worker][:f.size()]
-		for position := lo; position < hi; position++ {
-			f.Rows(drawn, position*f.cin)
-			f.tile(weights, drawn)
-			p.kernels.InputGradient(dx[position*size:(position+1)*size], kernel.Operand{Data: b.errors},
-				kernel.Operand{Data: weights}, &f.lists, f.cin, f.cout, p.n, m == accumulate)
-		}
-	})
+func (b *broadcast) inputError(p pass, l *base) {
+	b.layer = l
+	b.feedback[l.node].prepare(p)
+	p.pool.Run(l.v.In.H*l.v.In.W, b.onInput)
+}
+
+func (b *broadcast) inputPart(worker, lo, hi int) {
+	l, f := b.layer, b.feedback[b.layer.node]
+	dx, m := l.inGrad(l.node, 0)
+	size := f.cin * l.n
+	drawn, weights := b.drawn[worker][:f.size()], b.weights[worker][:f.size()]
+	for position := lo; position < hi; position++ {
+		f.Rows(drawn, position*f.cin)
+		f.tile(weights, drawn)
+		l.kernels.InputGradient(dx[position*size:(position+1)*size], kernel.Operand{Data: b.errors},
+			kernel.Operand{Data: weights}, &f.lists, f.cin, f.cout, l.n, m == accumulate)
+	}
 }
 
 // prepare makes the lists for the pass's batch size.

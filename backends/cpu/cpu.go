@@ -6,6 +6,10 @@
 // of the tile): those of one location are contiguous and are met once, in order, in each pass over a locally connected
 // layer. Both are converted at Load, Save and Trace; see layout.go and package kernel.
 //
+// Memory. All large arrays are planned by Compile, allocated at once and used by every pass (plan.go); a learning step
+// allocates nothing. Inference applies batch norm, sum and rectifier to the output of a location while it is in the
+// cache (fusion.go).
+//
 // Results. Every sum has an order of its own that does not depend on the number of threads, so that any thread count
 // gives the same bits. They do depend on the version of the kernels (AVX-512, AVX2, portable), by rounding, and so does
 // an image's result on whether its batch is so small that it is computed image by image.
@@ -22,6 +26,7 @@ import (
 	"hypnos/core/optim"
 	"hypnos/core/sleep"
 
+	"hypnos/backends/cpu/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
 )
 
@@ -32,6 +37,7 @@ const Name = "cpu"
 type Options struct {
 	Threads int    // 0 means one a core; more than there are cores are cut, which a note of Caps says
 	Kernels string // a version of Versions; "" takes the best
+	Memory  int64  // bytes that an engine may take; 0 means what the machine has free when it is compiled
 }
 
 // Versions names the versions of the kernels that this processor and build can run, the best first.
@@ -46,8 +52,10 @@ func Versions() []string {
 // Open returns the backend.
 func Open(o Options) (core.Backend, error) {
 	cores := runtime.GOMAXPROCS(0)
-	b := backend{threads: o.Threads, kernels: kernel.Versions()[0]}
+	b := backend{threads: o.Threads, kernels: kernel.Versions()[0], memory: o.Memory}
 	switch {
+	case o.Memory < 0:
+		return nil, fmt.Errorf("cpu: %d bytes of memory are below 0", o.Memory)
 	case o.Threads < 0:
 		return nil, fmt.Errorf("cpu: %d threads are below 0", o.Threads)
 	case o.Threads == 0:
@@ -69,6 +77,7 @@ func Open(o Options) (core.Backend, error) {
 type backend struct {
 	threads int
 	kernels *kernel.Kernels
+	memory  int64 // bytes that an engine may take; 0 is what is free
 	notes   []string
 }
 
@@ -91,5 +100,29 @@ func (b backend) Compile(n *net.Network, o core.Options) (core.Engine, error) {
 	if err := core.CheckOptions(o); err != nil {
 		return nil, err
 	}
+	if err := b.checkMemory(n, o); err != nil {
+		return nil, err
+	}
 	return compile(n, o, b.threads, b.kernels)
+}
+
+func (b backend) Memory(n *net.Network, o core.Options) (core.Memory, error) {
+	if err := core.CheckOptions(o); err != nil {
+		return core.Memory{}, err
+	}
+	return makePlan(n, o, b.threads).memory, nil
+}
+
+// checkMemory returns an error when the engine would take more than there is.
+func (b backend) checkMemory(n *net.Network, o core.Options) error {
+	free, known := b.memory, true
+	if free == 0 {
+		free, known = arena.Available()
+	}
+	need := makePlan(n, o, b.threads).memory.Total()
+	if known && need > free {
+		return fmt.Errorf("cpu: %s for batches of %d takes %.0f MB of memory, %.0f MB are free: %w",
+			n.Name, o.MaxBatch, float64(need)/1e6, float64(free)/1e6, core.ErrUnsupported)
+	}
+	return nil
 }

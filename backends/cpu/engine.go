@@ -2,12 +2,14 @@ package cpu
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"hypnos/backends/cpu/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core"
@@ -18,18 +20,25 @@ import (
 
 // engine is a compiled network.
 type engine struct {
-	net     *net.Network
-	opt     core.Options
-	pool    *workers.Pool
-	kernels *kernel.Kernels
-	plan    plan
-	bufs    [][]float32 // by plan.sizes, for MaxBatch images
-	scratch [][]float32 // by worker
-	layers  []layer     // by node
-	params  []*param    // in the order of the nodes
-	byNode  [][]*param
-	spoiled []atomic.Bool // by node: the gradient of its weights is not finite
-	step    int64
+	net      *net.Network
+	opt      core.Options
+	pool     *workers.Pool
+	kernels  *kernel.Kernels
+	plan     plan
+	arena    *arena.Arena
+	bufs     [][]float32 // by plan.sizes, for MaxBatch images
+	scratch  [][]float32 // by worker
+	layers   []layer     // by node
+	absorbed []bool      // by node: inference computes it as part of an earlier one
+	params   []*param    // in the order of the nodes
+	byNode   [][]*param
+	spoiled  []atomic.Bool // by node: the gradient of its weights is not finite
+	step     int64
+
+	outputs  core.Logits // of the last training pass
+	gradient []float64   // of the loss, by one image's logits
+	updater  updater
+	onUpdate workers.Task
 
 	broadcast *broadcast // nil: errors go back through the weights
 }
@@ -51,6 +60,9 @@ type pass struct {
 	unfused bool
 }
 
+// fusing tells whether windows do the work of the layers behind them.
+func (p pass) fusing() bool { return !p.train && !p.unfused }
+
 // out is the activation of a node.
 func (p pass) out(node int) []float32 {
 	return p.bufs[p.plan.out[node]][:p.n*p.net.Nodes[node].Out.Len()]
@@ -67,11 +79,14 @@ func (p pass) inGrad(node, i int) ([]float32, mode) {
 }
 
 func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*engine, error) {
-	e := &engine{net: n, opt: o, kernels: k, plan: makePlan(n, o.Train), byNode: make([][]*param, len(n.Nodes))}
-	scratch := 0
+	e := &engine{
+		net: n, opt: o, kernels: k, plan: makePlan(n, o, threads), byNode: make([][]*param, len(n.Nodes)),
+		spoiled: make([]atomic.Bool, len(n.Nodes)),
+	}
+	e.onUpdate = e.updatePart
 	for i, v := range n.Nodes {
 		for _, q := range v.Params {
-			e.byNode[i] = append(e.byNode[i], newParam(v, i, q, o))
+			e.byNode[i] = append(e.byNode[i], newParam(v, i, q))
 		}
 		e.params = append(e.params, e.byNode[i]...)
 		e.layers = append(e.layers, e.newLayer(i, v))
@@ -79,26 +94,48 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 			if err := l.check(o.MaxBatch); err != nil {
 				return nil, err
 			}
-			scratch = max(scratch, kernel.ScratchLen(l.cout, o.MaxBatch))
 		}
-	}
-	for _, size := range e.plan.sizes {
-		e.bufs = append(e.bufs, make([]float32, size*o.MaxBatch))
 	}
 	var err error
 	if e.broadcast, err = e.newBroadcast(threads); err != nil {
 		return nil, err
 	}
 	e.fuse()
-	e.spoiled = make([]atomic.Bool, len(n.Nodes))
-	e.pool = workers.New(threads)
-	for range threads {
-		e.scratch = append(e.scratch, make([]float32, scratch))
+	if err := e.allocate(threads); err != nil {
+		return nil, err
 	}
+	e.pool = workers.New(threads)
 	return e, nil
 }
 
-// fuse joins every batch norm with the rectifier that works in its place.
+// allocate gives every array its place, as planned.
+func (e *engine) allocate(threads int) (err error) {
+	if e.arena, err = arena.New(e.plan.floats); err != nil {
+		return fmt.Errorf("cpu: %s: %w", e.net.Name, err)
+	}
+	for _, q := range e.params {
+		q.value = e.arena.Floats(q.Len())
+		if e.opt.Train && q.Trained() {
+			q.grad = e.arena.Floats(q.Len())
+			for range e.opt.Optimizer.Slots() {
+				q.slots = append(q.slots, e.arena.Floats(q.Len()))
+			}
+		}
+	}
+	for _, size := range e.plan.sizes {
+		e.bufs = append(e.bufs, e.arena.Floats(size*e.opt.MaxBatch))
+	}
+	for range threads {
+		e.scratch = append(e.scratch, e.arena.Floats(e.plan.scratch))
+	}
+	if left := e.arena.Left(); left != 0 {
+		panic(fmt.Sprintf("cpu: %d floats more planned than taken", left))
+	}
+	return nil
+}
+
+// fuse joins every batch norm with the rectifier that works in its place, for training, and every window with what
+// follows it, for inference.
 func (e *engine) fuse() {
 	for i, v := range e.net.Nodes {
 		if r, ok := e.layers[i].(*relu); ok {
@@ -108,18 +145,24 @@ func (e *engine) fuse() {
 			}
 		}
 	}
+	var then []epilogue
+	then, e.absorbed = epilogues(e.net)
+	for i, l := range e.layers {
+		if l, ok := l.(*window); ok {
+			l.then = then[i]
+			for node := i + 1; node <= l.then.last; node++ {
+				if b, ok := e.layers[node].(*norm); ok {
+					l.then.norm = b
+				}
+			}
+		}
+	}
 }
 
-func newParam(v net.Node, node int, q net.Param, o core.Options) *param {
-	p := &param{Param: q, node: node, value: make([]float32, q.Len())}
+func newParam(v net.Node, node int, q net.Param) *param {
+	p := &param{Param: q, node: node}
 	if f, ok := filtersOf(v); ok && q.Role == net.Weight {
 		p.filters = &f
-	}
-	if o.Train && q.Trained() {
-		p.grad = make([]float32, q.Len())
-		for range o.Optimizer.Slots() {
-			p.slots = append(p.slots, make([]float32, q.Len()))
-		}
 	}
 	return p
 }
@@ -136,28 +179,29 @@ func (e *engine) newLayer(i int, v net.Node) layer {
 	case net.BatchNorm:
 		return newNorm(base, op, e.byNode[i])
 	case net.ReLU:
-		return &relu{base: base}
+		return newReLU(base)
 	case net.Add:
-		return add{base}
+		return newAdd(base)
 	case net.MaxPool:
-		return maxPool{base, op}
+		return newMaxPool(base, op)
 	case net.GlobalAvgPool:
-		return avgPool{base}
+		return newAvgPool(base)
 	case net.Transpose:
-		return transpose{base}
+		return newTranspose(base)
 	default:
 		return input{}
 	}
 }
 
-// base is what every layer knows of its place.
+// base is what every layer knows: its place, and the pass under way.
 type base struct {
+	pass
 	node int
 	v    net.Node
 }
 
 // in is the activation of the layer's i-th input.
-func (b base) in(p pass, i int) []float32 { return p.out(b.v.Inputs[i]) }
+func (b *base) in(i int) []float32 { return b.out(b.v.Inputs[i]) }
 
 // input is the network's first node; its activation is filled before the pass.
 type input struct{}
@@ -234,8 +278,10 @@ func (e *engine) Save() (*model.Params, error) {
 // forward runs the batch through the network.
 func (e *engine) forward(x core.Batch, train bool) pass {
 	p := e.begin(x, train)
-	for _, l := range e.layers {
-		l.forward(p)
+	for i, l := range e.layers {
+		if !(p.fusing() && e.absorbed[i]) {
+			l.forward(p)
+		}
 	}
 	return p
 }
@@ -247,14 +293,13 @@ func (e *engine) begin(x core.Batch, train bool) pass {
 	return p
 }
 
-// logits are the last node's activation.
-func (e *engine) logits(p pass) core.Logits {
-	last := len(e.net.Nodes) - 1
-	l := core.Logits{N: p.n, Classes: e.net.Output().C, Values: make([]float64, p.n*e.net.Output().C)}
-	for j, v := range p.out(last) { // (classes, B)
+// readLogits copies the last node's activation, (classes, B), to (B, classes).
+func (e *engine) readLogits(p pass, l *core.Logits) {
+	l.N, l.Classes = p.n, e.net.Output().C
+	l.Values = slices.Grow(l.Values[:0], p.n*l.Classes)[:p.n*l.Classes]
+	for j, v := range p.out(len(e.net.Nodes) - 1) {
 		l.Values[j%p.n*l.Classes+j/p.n] = float64(v)
 	}
-	return l
 }
 
 func (e *engine) Infer(ctx context.Context, x core.Batch) (core.Logits, error) {
@@ -267,7 +312,9 @@ func (e *engine) Infer(ctx context.Context, x core.Batch) (core.Logits, error) {
 	if err := core.CheckBatch(e.net, e.opt.MaxBatch, x); err != nil {
 		return core.Logits{}, err
 	}
-	return e.logits(e.forward(x, false)), nil
+	var l core.Logits
+	e.readLogits(e.forward(x, false), &l)
+	return l, nil
 }
 
 func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float64) (core.Step, error) {
@@ -278,14 +325,14 @@ func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float
 		return core.Step{}, err
 	}
 	p := e.forward(x, true)
-	logits := e.logits(p)
-	loss, top1, top5 := core.Score(logits, y)
+	e.readLogits(p, &e.outputs)
+	loss, top1, top5 := core.Score(e.outputs, y)
 	loss /= float64(x.N)
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return core.Step{}, e.locate(x)
 	}
 	p.skipInput = true
-	e.setLossGradient(p, logits, y)
+	e.setLossGradient(p, e.outputs, y)
 	e.backward(p)
 	if err := e.checkGradients(); err != nil {
 		return core.Step{}, err
@@ -297,7 +344,9 @@ func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float
 
 // setLossGradient puts the derivative of the mean cross-entropy into the gradient of the last node.
 func (e *engine) setLossGradient(p pass, l core.Logits, y core.Labels) {
-	g, row := p.grad(len(e.net.Nodes)-1), make([]float64, l.Classes)
+	g := p.grad(len(e.net.Nodes) - 1)
+	e.gradient = slices.Grow(e.gradient[:0], l.Classes)[:l.Classes]
+	row := e.gradient
 	for i, label := range y {
 		core.SoftmaxGradient(row, l.Row(i), label, 1/float64(l.N))
 		for j, v := range row {
@@ -326,11 +375,11 @@ func (e *engine) locate(x core.Batch) error {
 	for i, l := range e.layers {
 		l.forward(p)
 		for _, q := range e.byNode[i] {
-			if !e.finite(q.value) {
+			if !e.kernels.Finite(q.value) {
 				return &core.NonFiniteError{Layer: e.net.Nodes[i].Name, What: "weights"}
 			}
 		}
-		if !e.finite(p.out(i)) {
+		if !e.kernels.Finite(p.out(i)) {
 			return &core.NonFiniteError{Layer: e.net.Nodes[i].Name, What: "output"}
 		}
 	}
@@ -343,7 +392,7 @@ func (e *engine) checkGradients() error {
 	for i, v := range slices.Backward(e.net.Nodes) {
 		bad := e.spoiled[i].Load()
 		for _, q := range e.byNode[i] {
-			bad = bad || q.grad != nil && q.filters == nil && !e.finite(q.grad)
+			bad = bad || q.grad != nil && q.filters == nil && !e.kernels.Finite(q.grad)
 		}
 		if bad {
 			return &core.NonFiniteError{Layer: v.Name, What: "gradient"}
@@ -352,20 +401,9 @@ func (e *engine) checkGradients() error {
 	return nil
 }
 
-// finite tells whether all numbers are.
-func (e *engine) finite(xs []float32) bool {
-	var bad atomic.Bool
-	e.pool.Run(len(xs), func(_, lo, hi int) {
-		if !e.kernels.Finite(xs[lo:hi]) {
-			bad.Store(true)
-		}
-	})
-	return !bad.Load()
-}
-
 func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error) {
 	return sleep.Run(ctx, e.net, s, time.Now, func(l sleep.Layer) sleep.Runner {
-		return sleeper{l, e.pool, e.kernels, e.byNode[l.Node]}
+		return newSleeper(e, l)
 	})
 }
 
@@ -389,7 +427,8 @@ func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter
 		}
 		switch last := len(e.net.Nodes) - 1; {
 		case probe.Labels != nil:
-			e.setLossGradient(p, e.logits(p), probe.Labels)
+			e.readLogits(p, &e.outputs)
+			e.setLossGradient(p, e.outputs, probe.Labels)
 		case probe.Cotangent != nil:
 			g, c := p.grad(last), make([]float32, len(probe.Cotangent))
 			for i, v := range probe.Cotangent {
@@ -419,6 +458,6 @@ func (e *engine) canonical(prefix string, node, n int, data []float32) model.Ten
 
 func (e *engine) Close() error {
 	e.pool.Close()
-	e.bufs, e.scratch, e.params, e.layers, e.broadcast = nil, nil, nil, nil, nil
-	return nil
+	e.bufs, e.scratch, e.params, e.layers, e.byNode, e.broadcast = nil, nil, nil, nil, nil, nil
+	return e.arena.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core/net"
 )
 
@@ -18,9 +19,12 @@ type norm struct {
 	gain, shift, mean, variance *param    // mean and variance are the running ones
 	batchMean, batchVar         []float64 // of the last training pass, by channel; variance divided by m
 	affine                      []kernel.Affine
+	scale, offset               []float32 // the same as scale·x + offset, for single images
 	gradient                    []kernel.Gradient
 	sums                        []float64 // by block, channel, sum and lane
 	rectified                   bool      // a rectifier follows
+
+	onMoments, onNormalise, onGradientSums, onGradient workers.Task
 }
 
 // normBlocks is the number of blocks of positions that are summed separately.
@@ -28,81 +32,99 @@ const normBlocks = 16
 
 func newNorm(b base, op net.BatchNorm, params []*param) *norm {
 	c := b.v.In.C
-	return &norm{
+	l := &norm{
 		base: b, BatchNorm: op, gain: params[0], shift: params[1], mean: params[2], variance: params[3],
 		batchMean: make([]float64, c), batchVar: make([]float64, c),
-		affine: make([]kernel.Affine, c), gradient: make([]kernel.Gradient, c),
+		affine: make([]kernel.Affine, c), scale: make([]float32, c), offset: make([]float32, c), gradient: make([]kernel.Gradient, c),
 		sums: make([]float64, normBlocks*c*2*kernel.Lanes),
 	}
+	l.onMoments, l.onNormalise = l.momentsPart, l.normalisePart
+	l.onGradientSums, l.onGradient = l.gradientSumsPart, l.gradientPart
+	return l
 }
 
 // count is m, the number of values a channel.
-func (l *norm) count(batch int) float64 { return float64(batch * l.v.In.H * l.v.In.W) }
+func (l *norm) count(batch int) float64 { return float64(batch * l.positions()) }
 
-// eachPosition lets the workers call f for all positions, with the bounds of a position's numbers.
-func (l *norm) eachPosition(p pass, f func(lo, hi int)) {
-	size := l.v.In.C * p.n
-	p.pool.Run(l.v.In.H*l.v.In.W, func(_, from, to int) {
-		for position := from; position < to; position++ {
-			f(position*size, (position+1)*size)
-		}
-	})
+func (l *norm) positions() int { return l.v.In.H * l.v.In.W }
+
+// bounds are those of the numbers of positions lo…hi-1.
+func (l *norm) bounds(lo, hi int) (from, to int) {
+	size := l.v.In.C * l.n
+	return lo * size, hi * size
 }
 
-// sum lets the workers call add for all positions, with the sums of the position's block and the bounds of its numbers,
-// and returns the two sums of each channel.
-func (l *norm) sum(p pass, add func(sums []float64, lo, hi int)) func(c int) (first, second float64) {
-	positions, size, width := l.v.In.H*l.v.In.W, l.v.In.C*p.n, l.v.In.C*2*kernel.Lanes
-	p.pool.Run(normBlocks, func(_, from, to int) {
-		for block := from; block < to; block++ {
-			sums := l.sums[block*width : (block+1)*width]
-			clear(sums)
-			for at := positions * block / normBlocks; at < positions*(block+1)/normBlocks; at++ {
-				add(sums, at*size, (at+1)*size)
-			}
+// block is the part of the sums that belongs to a block of positions, cleared, and the block's bounds.
+func (l *norm) block(i int) (sums []float64, lo, hi int) {
+	width := l.v.In.C * 2 * kernel.Lanes
+	sums = l.sums[i*width : (i+1)*width]
+	clear(sums)
+	return sums, l.positions() * i / normBlocks, l.positions() * (i + 1) / normBlocks
+}
+
+// totals are the two sums of a channel over all blocks and lanes.
+func (l *norm) totals(c int) (first, second float64) {
+	for block := range normBlocks {
+		at := (block*l.v.In.C + c) * 2 * kernel.Lanes
+		for lane := range kernel.Lanes {
+			first += l.sums[at+lane]
+			second += l.sums[at+kernel.Lanes+lane]
 		}
-	})
-	return func(c int) (first, second float64) {
-		for block := range normBlocks {
-			for lane := range kernel.Lanes {
-				at := block*width + c*2*kernel.Lanes + lane
-				first += l.sums[at]
-				second += l.sums[at+kernel.Lanes]
-			}
-		}
-		return first, second
 	}
+	return first, second
 }
 
 // inverse is 1/√(var+ε).
 func (l *norm) inverse(variance float64) float64 { return 1 / math.Sqrt(variance+l.Eps) }
 
 func (l *norm) forward(p pass) {
-	x, y := l.in(p, 0), p.out(l.node)
+	l.pass = p
 	if p.train {
-		l.setMoments(p, x)
+		p.pool.Run(normBlocks, l.onMoments)
+		l.setMoments()
 	}
+	l.setAffine()
+	p.pool.Run(l.positions(), l.onNormalise)
+}
+
+// setAffine makes a pass's coefficients, of the batch's statistics in training and of the running ones otherwise.
+func (l *norm) setAffine() {
 	for c := range l.affine {
 		mean, variance := float64(l.mean.value[c]), float64(l.variance.value[c])
-		if p.train {
+		if l.train {
 			mean, variance = l.batchMean[c], l.batchVar[c]
 		}
-		l.affine[c] = kernel.Affine{
-			Centre: float32(mean), Scale: float32(float64(l.gain.value[c]) * l.inverse(variance)), Shift: l.shift.value[c],
+		scale := float64(l.gain.value[c]) * l.inverse(variance)
+		l.affine[c] = kernel.Affine{Centre: float32(mean), Scale: float32(scale), Shift: l.shift.value[c]}
+		l.scale[c], l.offset[c] = float32(scale), float32(float64(l.shift.value[c])-mean*scale)
+	}
+}
+
+func (l *norm) normalisePart(_, lo, hi int) {
+	x, y := l.in(0), l.out(l.node)
+	for position := lo; position < hi; position++ {
+		from, to := l.bounds(position, position+1)
+		l.kernels.Normalise(y[from:to], x[from:to], l.affine, l.n, l.rectified && !l.unfused)
+	}
+}
+
+func (l *norm) momentsPart(_, lo, hi int) {
+	x := l.in(0)
+	for i := lo; i < hi; i++ {
+		sums, first, last := l.block(i)
+		for position := first; position < last; position++ {
+			from, to := l.bounds(position, position+1)
+			l.kernels.MomentSums(sums, x[from:to], l.v.In.C, l.n)
 		}
 	}
-	l.eachPosition(p, func(lo, hi int) {
-		p.kernels.Normalise(y[lo:hi], x[lo:hi], l.affine, p.n, l.rectified && !p.unfused)
-	})
 }
 
 // setMoments computes mean and variance of every channel: Σx/m and Σx²/m - mean², whose cancellation float64 bears up to
 // means of some 10^6 standard deviations.
-func (l *norm) setMoments(p pass, x []float32) {
-	sums := l.sum(p, func(sums []float64, lo, hi int) { p.kernels.MomentSums(sums, x[lo:hi], l.v.In.C, p.n) })
-	m := l.count(p.n)
+func (l *norm) setMoments() {
+	m := l.count(l.n)
 	for c := range l.batchMean {
-		s, q := sums(c)
+		s, q := l.totals(c)
 		mean := s / m
 		l.batchMean[c] = mean
 		l.batchVar[c] = max(0, q/m-mean*mean) // NaN stays
@@ -112,26 +134,41 @@ func (l *norm) setMoments(p pass, x []float32) {
 // backward: with x̂ the normalised input and h the gradient behind the rectifier, dx = gain/√(var+ε) · (h - mean(h) -
 // x̂·mean(h·x̂)).
 func (l *norm) backward(p pass) {
-	x, g := l.in(p, 0), p.grad(l.node)
-	dx, m := p.inGrad(l.node, 0)
+	l.pass = p
 	for c := range l.gradient {
 		l.gradient[c].Affine = l.affine[c]
 	}
-	sums := l.sum(p, func(sums []float64, lo, hi int) {
-		p.kernels.GradientSums(sums, g[lo:hi], x[lo:hi], l.gradient, p.n, l.rectified)
-	})
+	p.pool.Run(normBlocks, l.onGradientSums)
 	n := l.count(p.n)
 	for c := range l.gradient {
-		s, q := sums(c)
+		s, q := l.totals(c)
 		k, inverse := &l.gradient[c], l.inverse(l.batchVar[c])
 		q -= s * float64(k.Centre) // Σ h·(x-centre)
 		l.shift.grad[c] = float32(s)
 		l.gain.grad[c] = float32(q * inverse)
 		k.Mean, k.Slope = float32(s/n), float32(q*inverse*inverse/n)
 	}
-	l.eachPosition(p, func(lo, hi int) {
-		p.kernels.NormaliseGradient(dx[lo:hi], g[lo:hi], x[lo:hi], l.gradient, p.n, l.rectified, m == accumulate)
-	})
+	p.pool.Run(l.positions(), l.onGradient)
+}
+
+func (l *norm) gradientSumsPart(_, lo, hi int) {
+	x, g := l.in(0), l.grad(l.node)
+	for i := lo; i < hi; i++ {
+		sums, first, last := l.block(i)
+		for position := first; position < last; position++ {
+			from, to := l.bounds(position, position+1)
+			l.kernels.GradientSums(sums, g[from:to], x[from:to], l.gradient, l.n, l.rectified)
+		}
+	}
+}
+
+func (l *norm) gradientPart(_, lo, hi int) {
+	x, g := l.in(0), l.grad(l.node)
+	dx, m := l.inGrad(l.node, 0)
+	for position := lo; position < hi; position++ {
+		from, to := l.bounds(position, position+1)
+		l.kernels.NormaliseGradient(dx[from:to], g[from:to], x[from:to], l.gradient, l.n, l.rectified, m == accumulate)
+	}
 }
 
 // moveStatistics moves the running statistics of every batch norm towards the batch's, the variance made unbiased.

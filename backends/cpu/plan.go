@@ -3,13 +3,20 @@ package cpu
 import (
 	"slices"
 
+	"hypnos/backends/cpu/internal/arena"
+	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/core"
 	"hypnos/core/net"
 )
 
-// plan says where activations and gradients lie. Buffers are numbered; sizes are elements an image.
+// plan says where activations and gradients lie, and how much memory an engine takes. Buffers are numbered; sizes are
+// elements an image.
 //
-// Activations: ReLU and Add write over their input where nothing else reads it, so that a block costs the output of
-// each spatial layer, which batch norm's gradient needs, and of each rectifier.
+// Activations in training: ReLU and Add write over their input where nothing else reads it, so that a block costs the
+// output of each spatial layer, which batch norm's gradient needs, and of each rectifier.
+//
+// Activations in inference live from the node that makes them to the last that reads them, and their buffers are used
+// again. A window and its epilogue count as one node.
 //
 // Gradients: in backpropagation a node's gradient lives from the first of its consumers, walking backwards, to the
 // node itself; layers that keep the shape hand the buffer on, others give it back for reuse.
@@ -18,6 +25,10 @@ type plan struct {
 	out   []int // buffer of each node's activation
 	grad  []int // buffer of each node's gradient; nil without training
 	back  [][]mode
+
+	scratch int // floats a worker
+	floats  int // all arrays together
+	memory  core.Memory
 }
 
 // mode says what backpropagation through a node does to the gradient of one of its inputs.
@@ -31,32 +42,86 @@ const (
 
 const none = -1
 
-func makePlan(n *net.Network, train bool) plan {
-	p := plan{out: make([]int, len(n.Nodes))}
-	consumers := make([]int, len(n.Nodes))
+func makePlan(n *net.Network, o core.Options, threads int) plan {
+	p := plan{}
+	if o.Train {
+		p.planActivations(n)
+		p.planGradients(n)
+	} else {
+		p.planInference(n)
+	}
+	p.measure(n, o, threads)
+	return p
+}
+
+// planActivations gives every node a buffer of its own, or one of its inputs'.
+func (p *plan) planActivations(n *net.Network) {
+	consumers := consumersOf(n)
 	for _, v := range n.Nodes {
-		for _, i := range v.Inputs {
-			consumers[i]++
+		var at int
+		if from := p.replaced(v, func(i int) bool { return consumers[i] == 1 && overwritable(n.Nodes[i].Op) }); from != none {
+			at = p.out[from]
+		} else {
+			at = p.buffer(v.Out.Len())
+		}
+		p.out = append(p.out, at)
+	}
+}
+
+// planInference gives every node a buffer, which another has when nothing reads it any more.
+func (p *plan) planInference(n *net.Network) {
+	then, absorbed := epilogues(n)
+	end := func(i int) int { // of the node and its epilogue
+		for absorbed[i] {
+			i--
+		}
+		return then[i].last
+	}
+	last := make([]int, len(n.Nodes)) // the last node that needs each node's output
+	for i, v := range n.Nodes {
+		last[i] = i
+		for _, from := range v.Inputs {
+			last[from] = end(i)
 		}
 	}
+	last[len(n.Nodes)-1] = len(n.Nodes)
+	until := map[int]int{} // until which node each buffer is in use
 	for i, v := range n.Nodes {
-		p.out[i] = none
-		if inPlace(v.Op) {
-			for _, from := range v.Inputs {
-				if consumers[from] == 1 && overwritable(n.Nodes[from].Op) {
-					p.out[i] = p.out[from]
-					break
-				}
+		var at int
+		if from := p.replaced(v, func(j int) bool { return last[j] <= end(i) && end(j) == end(i) }); from != none {
+			at = p.out[from]
+		} else {
+			at = p.free(v.Out.Len(), func(b int) bool { return until[b] < i })
+		}
+		p.out = append(p.out, at)
+		until[at] = max(until[at], last[i], end(i))
+	}
+}
+
+// replaced is an input that the node may write over, none without.
+func (p *plan) replaced(v net.Node, may func(node int) bool) int {
+	if inPlace(v.Op) {
+		for _, from := range v.Inputs {
+			if may(from) {
+				return from
 			}
 		}
-		if p.out[i] == none {
-			p.out[i] = p.buffer(v.Out.Len())
+	}
+	return none
+}
+
+// free is the smallest buffer that is large enough and free, or a new one.
+func (p *plan) free(size int, free func(buffer int) bool) int {
+	best := none
+	for b, s := range p.sizes {
+		if s >= size && free(b) && (best == none || s < p.sizes[best]) {
+			best = b
 		}
 	}
-	if train {
-		p.planGradients(n)
+	if best == none {
+		return p.buffer(size)
 	}
-	return p
+	return best
 }
 
 // inPlace tells whether the op may write its output over an input.
@@ -132,11 +197,30 @@ func keepsShape(op net.Op) bool {
 	return false
 }
 
-// elements is the number of float32 an image that activations and gradients take together.
-func (p *plan) elements() int {
-	sum := 0
-	for _, s := range p.sizes {
-		sum += s
+// measure adds up what the engine's arrays take.
+func (p *plan) measure(n *net.Network, o core.Options, threads int) {
+	add := func(bytes *int64, floats, times int) {
+		p.floats += times * arena.Padded(floats)
+		*bytes += int64(times) * 4 * int64(arena.Padded(floats))
 	}
-	return sum
+	for _, q := range n.Params() {
+		add(&p.memory.Weights, q.Len(), 1)
+		if o.Train && q.Trained() {
+			add(&p.memory.Gradients, q.Len(), 1)
+			add(&p.memory.Optimizer, q.Len(), len(o.Optimizer.Slots()))
+		}
+	}
+	for _, size := range p.sizes {
+		add(&p.memory.Activations, size*o.MaxBatch, 1)
+	}
+	for _, v := range n.Nodes {
+		if f, ok := filtersOf(v); ok {
+			p.scratch = max(p.scratch, f.groups*f.cout*o.MaxBatch) // an output position before its epilogue
+			if o.Train {
+				p.scratch = max(p.scratch, kernel.ScratchLen(f.cout, o.MaxBatch))
+			}
+		}
+	}
+	p.scratch += kernel.ThinScratchLen
+	add(&p.memory.Scratch, p.scratch, threads)
 }

@@ -1,50 +1,82 @@
 package cpu
 
+import "hypnos/backends/cpu/internal/workers"
+
 // relu is max(x, 0), in place where the plan says so.
 type relu struct {
 	base
 	fused bool // the batch norm before it does the work
+
+	onForward, onBackward workers.Task
+}
+
+func newReLU(b base) *relu {
+	l := &relu{base: b}
+	l.onForward, l.onBackward = l.forwardPart, l.backwardPart
+	return l
 }
 
 func (l *relu) forward(p pass) {
 	if l.fused && !p.unfused {
 		return
 	}
-	x, y := l.in(p, 0), p.out(l.node)
-	p.pool.Run(len(x), func(_, lo, hi int) { p.kernels.Rectify(y[lo:hi], x[lo:hi]) })
+	l.pass = p
+	p.pool.Run(len(l.in(0)), l.onForward)
+}
+
+func (l *relu) forwardPart(_, lo, hi int) {
+	l.kernels.Rectify(l.out(l.node)[lo:hi], l.in(0)[lo:hi])
 }
 
 func (l *relu) backward(p pass) {
 	if l.fused {
 		return
 	}
-	y, g := p.out(l.node), p.grad(l.node)
-	dx, m := p.inGrad(l.node, 0)
-	p.pool.Run(len(y), func(_, lo, hi int) {
-		p.kernels.RectifyGradient(dx[lo:hi], g[lo:hi], y[lo:hi], m == accumulate)
-	})
+	l.pass = p
+	p.pool.Run(len(l.out(l.node)), l.onBackward)
+}
+
+func (l *relu) backwardPart(_, lo, hi int) {
+	dx, m := l.inGrad(l.node, 0)
+	l.kernels.RectifyGradient(dx[lo:hi], l.grad(l.node)[lo:hi], l.out(l.node)[lo:hi], m == accumulate)
 }
 
 // add is the sum of two activations, in place where the plan says so.
-type add struct{ base }
+type add struct {
+	base
 
-func (l add) forward(p pass) {
-	a, b, y := l.in(p, 0), l.in(p, 1), p.out(l.node)
-	p.pool.Run(len(y), func(_, lo, hi int) { p.kernels.Sum(y[lo:hi], a[lo:hi], b[lo:hi]) })
+	onForward, onBackward workers.Task
+}
+
+func newAdd(b base) *add {
+	l := &add{base: b}
+	l.onForward, l.onBackward = l.forwardPart, l.backwardPart
+	return l
+}
+
+func (l *add) forward(p pass) {
+	l.pass = p
+	p.pool.Run(len(l.out(l.node)), l.onForward)
+}
+
+func (l *add) forwardPart(_, lo, hi int) {
+	l.kernels.Sum(l.out(l.node)[lo:hi], l.in(0)[lo:hi], l.in(1)[lo:hi])
 }
 
 // backward: both inputs get the gradient. The one that takes over the buffer has it already.
-func (l add) backward(p pass) {
-	g := p.grad(l.node)
+func (l *add) backward(p pass) {
+	l.pass = p
+	p.pool.Run(len(l.grad(l.node)), l.onBackward)
+}
+
+func (l *add) backwardPart(_, lo, hi int) {
+	g := l.grad(l.node)[lo:hi]
 	for i := range l.v.Inputs {
-		dx, m := p.inGrad(l.node, i)
-		p.pool.Run(len(g), func(_, lo, hi int) {
-			switch m {
-			case overwrite:
-				copy(dx[lo:hi], g[lo:hi])
-			case accumulate:
-				p.kernels.Sum(dx[lo:hi], dx[lo:hi], g[lo:hi])
-			}
-		})
+		switch dx, m := l.inGrad(l.node, i); m {
+		case overwrite:
+			copy(dx[lo:hi], g)
+		case accumulate:
+			l.kernels.Sum(dx[lo:hi], dx[lo:hi], g)
+		}
 	}
 }

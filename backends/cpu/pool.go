@@ -1,15 +1,26 @@
 package cpu
 
-import "hypnos/core/net"
+import (
+	"hypnos/backends/cpu/internal/workers"
+	"hypnos/core/net"
+)
 
 // maxPool is a max pool. The channels are shared among the workers, because windows may overlap.
 type maxPool struct {
 	base
 	op net.MaxPool
+
+	onForward, onBackward workers.Task
+}
+
+func newMaxPool(b base, op net.MaxPool) *maxPool {
+	l := &maxPool{base: b, op: op}
+	l.onForward, l.onBackward = l.forwardPart, l.backwardPart
+	return l
 }
 
 // each calls f for every image's window of channels lo to hi: o is the output's index, best the winner's.
-func (l maxPool) each(x []float32, batch, lo, hi int, f func(o, best int)) {
+func (l *maxPool) each(x []float32, batch, lo, hi int, f func(o, best int)) {
 	in, out := l.v.In, l.v.Out
 	pad := (l.op.Kernel - 1) / 2
 	for i := range out.H {
@@ -34,58 +45,83 @@ func (l maxPool) each(x []float32, batch, lo, hi int, f func(o, best int)) {
 	}
 }
 
-func (l maxPool) forward(p pass) {
-	x, y := l.in(p, 0), p.out(l.node)
-	p.pool.Run(l.v.In.C, func(_, lo, hi int) {
-		l.each(x, p.n, lo, hi, func(o, best int) { y[o] = x[best] })
-	})
+func (l *maxPool) forward(p pass) {
+	l.pass = p
+	p.pool.Run(l.v.In.C, l.onForward)
 }
 
-func (l maxPool) backward(p pass) {
-	x, g := l.in(p, 0), p.grad(l.node)
-	dx, m := p.inGrad(l.node, 0)
-	p.pool.Run(l.v.In.C, func(_, lo, hi int) {
-		if m == overwrite {
-			for position := range l.v.In.H * l.v.In.W {
-				clear(dx[(position*l.v.In.C+lo)*p.n : (position*l.v.In.C+hi)*p.n])
-			}
+func (l *maxPool) forwardPart(_, lo, hi int) {
+	x, y := l.in(0), l.out(l.node)
+	l.each(x, l.n, lo, hi, func(o, best int) { y[o] = x[best] })
+}
+
+func (l *maxPool) backward(p pass) {
+	l.pass = p
+	p.pool.Run(l.v.In.C, l.onBackward)
+}
+
+func (l *maxPool) backwardPart(_, lo, hi int) {
+	g := l.grad(l.node)
+	dx, m := l.inGrad(l.node, 0)
+	if m == overwrite {
+		for position := range l.v.In.H * l.v.In.W {
+			clear(dx[(position*l.v.In.C+lo)*l.n : (position*l.v.In.C+hi)*l.n])
 		}
-		l.each(x, p.n, lo, hi, func(o, best int) { dx[best] += g[o] })
-	})
+	}
+	l.each(l.in(0), l.n, lo, hi, func(o, best int) { dx[best] += g[o] })
 }
 
 // avgPool is the mean over all positions, summed in float64.
-type avgPool struct{ base }
+type avgPool struct {
+	base
 
-func (l avgPool) forward(p pass) {
-	x, y := l.in(p, 0), p.out(l.node)
-	positions, rows := l.v.In.H*l.v.In.W, l.v.In.C*p.n
-	p.pool.Run(rows, func(_, lo, hi int) {
-		for r := lo; r < hi; r++ {
-			s := 0.0
-			for position := range positions {
-				s += float64(x[position*rows+r])
-			}
-			y[r] = float32(s / float64(positions))
-		}
-	})
+	onForward, onBackward workers.Task
 }
 
-func (l avgPool) backward(p pass) {
-	g := p.grad(l.node)
-	dx, m := p.inGrad(l.node, 0)
-	positions, rows := l.v.In.H*l.v.In.W, l.v.In.C*p.n
-	scale := 1 / float32(positions)
-	p.pool.Run(positions, func(_, lo, hi int) {
-		for position := lo; position < hi; position++ {
-			dst := dx[position*rows : (position+1)*rows]
-			for i, v := range g {
-				d := v * scale
-				if m == accumulate {
-					d += dst[i]
-				}
-				dst[i] = d
-			}
+func newAvgPool(b base) *avgPool {
+	l := &avgPool{base: b}
+	l.onForward, l.onBackward = l.forwardPart, l.backwardPart
+	return l
+}
+
+func (l *avgPool) positions() int { return l.v.In.H * l.v.In.W }
+
+// rows is the number of values at a position.
+func (l *avgPool) rows() int { return l.v.In.C * l.n }
+
+func (l *avgPool) forward(p pass) {
+	l.pass = p
+	p.pool.Run(l.rows(), l.onForward)
+}
+
+func (l *avgPool) forwardPart(_, lo, hi int) {
+	x, y := l.in(0), l.out(l.node)
+	for r := lo; r < hi; r++ {
+		s := 0.0
+		for position := range l.positions() {
+			s += float64(x[position*l.rows()+r])
 		}
-	})
+		y[r] = float32(s / float64(l.positions()))
+	}
+}
+
+func (l *avgPool) backward(p pass) {
+	l.pass = p
+	p.pool.Run(l.positions(), l.onBackward)
+}
+
+func (l *avgPool) backwardPart(_, lo, hi int) {
+	g := l.grad(l.node)
+	dx, m := l.inGrad(l.node, 0)
+	scale := 1 / float32(l.positions())
+	for position := lo; position < hi; position++ {
+		dst := dx[position*l.rows() : (position+1)*l.rows()]
+		for i, v := range g {
+			d := v * scale
+			if m == accumulate {
+				d += dst[i]
+			}
+			dst[i] = d
+		}
+	}
 }

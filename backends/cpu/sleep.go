@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"hypnos/backends/cpu/internal/kernel"
-	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core/net"
 	"hypnos/core/sleep"
 )
@@ -11,47 +10,60 @@ import (
 // position, so that a grid's groups are the columns of a table with a row a position: means and variances go element
 // by element, and the workers share the elements.
 type sleeper struct {
+	*engine
 	layer  sleep.Layer
-	pool   *workers.Pool
-	kernel *kernel.Kernels
-	params []*param // weight and perhaps bias, (position, element)
+	params []*param   // weight and perhaps bias, (position, element)
+	tables []*columns // by worker
+}
+
+func newSleeper(e *engine, l sleep.Layer) *sleeper {
+	s := &sleeper{engine: e, layer: l, params: e.byNode[l.Node]}
+	for range e.pool.Size() {
+		s.tables = append(s.tables, &columns{kernels: e.kernels})
+	}
+	return s
 }
 
 // elements is how many numbers of the parameter a position has.
-func (s sleeper) elements(p *param) int { return len(p.value) / (s.layer.Out.H * s.layer.Out.W) }
+func (s *sleeper) elements(p *param) int { return len(p.value) / (s.layer.Out.H * s.layer.Out.W) }
 
-// blockLen is how many elements are summed together. Statistics are summed block by block, so that they do not depend
-// on the number of threads.
-const blockLen = 2048
+// blockLen is how many elements are worked on together, such that those of a grid stay in a core's cache between the
+// pass that reads them and the one that writes, in pieces that are still worth streaming. Results are summed block by
+// block, so that they do not depend on the number of threads.
+func blockLen(positions int) int {
+	const cached = 64 << 10 // floats
+	return min(max(cached/max(positions, 1)&^(kernel.Tile-1), 512), 4096)
+}
 
-// eachBlock lets the workers call f for blocks lo…hi-1 of n elements.
-func (s sleeper) eachBlock(n int, f func(block, lo, hi int)) (blocks int) {
-	blocks = (n + blockLen - 1) / blockLen
-	s.pool.Run(blocks, func(_, from, to int) {
+// eachBlock lets the workers call f for blocks of the parameter's elements, each with the columns of the block.
+func (s *sleeper) eachBlock(p *param, positions []int, f func(block int, c *columns)) (blocks int) {
+	elements, size := s.elements(p), blockLen(len(positions))
+	blocks = (elements + size - 1) / size
+	s.pool.Run(blocks, func(worker, from, to int) {
+		c := s.tables[worker]
 		for block := from; block < to; block++ {
-			f(block, block*blockLen, min((block+1)*blockLen, n))
+			c.value, c.stride, c.lo, c.hi = p.value, elements, block*size, min((block+1)*size, elements)
+			f(block, c)
 		}
 	})
 	return blocks
 }
 
-func (s sleeper) Measure(b sleep.Border) sleep.Stats {
+func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 	var all sleep.StatsSum
 	inner := s.layer.Grids(sleep.BorderRests)
 	weight := s.params[0]
-	parts := make([]sleep.StatsSum, s.elements(weight)/blockLen+1)
 	for i, g := range s.layer.Grids(b) {
 		if len(g.Positions) >= 2 {
 			all.AddGroups(s.layer.Out.C)
 		}
-		clear(parts)
-		blocks := s.eachBlock(s.elements(weight), func(block, lo, hi int) {
-			t := newTable(weight.value, s.elements(weight), lo, hi)
+		parts := make([]sleep.StatsSum, s.elements(weight)/512+1)
+		blocks := s.eachBlock(weight, g.Positions, func(block int, c *columns) {
 			if len(g.Positions) >= 2 {
-				t.moments(g.Positions, parts[block].Add)
+				c.moments(g.Positions, parts[block].Add)
 			}
 			if len(inner[i].Positions) >= 2 {
-				t.moments(inner[i].Positions, parts[block].AddInner)
+				c.moments(inner[i].Positions, parts[block].AddInner)
 			}
 		})
 		for _, p := range parts[:blocks] {
@@ -61,74 +73,88 @@ func (s sleeper) Measure(b sleep.Border) sleep.Stats {
 	return all.Stats()
 }
 
-func (s sleeper) Share(rule sleep.Rule, g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
+func (s *sleeper) Share(rule sleep.Rule, g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
 	if len(g.Positions) < 2 {
 		return kept, 0
 	}
 	_ = rule.(sleep.Instant) // the only rule that changes weights
 	for _, p := range s.params {
-		parts := make([]sleep.PreservationSum, s.elements(p)/blockLen+1)
-		blocks := s.eachBlock(s.elements(p), func(block, lo, hi int) {
-			parts[block] = newTable(p.value, s.elements(p), lo, hi).share(s.kernel, g.Positions)
-		})
+		parts := make([]kernel.Kept, s.elements(p)/512+1)
+		blocks := s.eachBlock(p, g.Positions, func(block int, c *columns) { c.share(g.Positions, &parts[block]) })
 		bytes += 2 * 4 * int64(len(g.Positions)*s.elements(p))
 		if p.Role != net.Weight {
 			continue
 		}
 		for _, part := range parts[:blocks] {
-			kept.Merge(part)
+			for lane := range kernel.Lanes {
+				kept.AddSums(part.Cross[lane], part.Before[lane], part.Diff[lane])
+			}
 		}
 	}
 	return kept, bytes
 }
 
-// table is a range of elements of all positions, with accumulators.
-type table struct {
+// columns is a range of elements of all positions, with accumulators.
+type columns struct {
+	kernels        *kernel.Kernels
 	value          []float32
 	stride, lo, hi int
-	d1, d2         []float64 // sums of w - first and of its square over the positions
+	d1, d2         []float64
 }
 
-func newTable(value []float32, stride, lo, hi int) *table {
-	return &table{value, stride, lo, hi, make([]float64, hi-lo), make([]float64, hi-lo)}
+func (c *columns) row(position int) []float32 {
+	return c.value[position*c.stride+c.lo : position*c.stride+c.hi]
 }
 
-func (t *table) row(position int) []float32 {
-	return t.value[position*t.stride+t.lo : position*t.stride+t.hi]
+// cleared returns the accumulators, one an element.
+func (c *columns) cleared() (d1, d2 []float64) {
+	n := c.hi - c.lo
+	if len(c.d1) < n {
+		c.d1, c.d2 = make([]float64, n), make([]float64, n)
+	}
+	clear(c.d1[:n])
+	clear(c.d2[:n])
+	return c.d1[:n], c.d2[:n]
 }
 
-// moments calls f with mean and variance of each element over the positions.
-func (t *table) moments(positions []int, f func(mean, variance float64)) {
-	clear(t.d1)
-	clear(t.d2)
-	first := t.row(positions[0])
-	for _, p := range positions {
-		for i, v := range t.row(p) {
-			d := float64(v) - float64(first[i])
-			t.d1[i] += d
-			t.d2[i] += d * d
-		}
-	}
-	for i, v := range first {
-		f(sleep.Central(float64(v), t.d1[i], t.d2[i], len(positions)))
-	}
-}
-
-// share sets each element to its mean over the positions, computed in float64 around the first and rounded once.
-func (t *table) share(k *kernel.Kernels, positions []int) (kept sleep.PreservationSum) {
-	clear(t.d1)
-	first := t.row(positions[0])
-	for _, p := range positions {
-		k.AddDeviations(t.d1, t.row(p), first)
-	}
-	n := float64(len(positions))
-	for i, v := range first {
-		mean := float64(v) + t.d1[i]/n
-		first[i] = float32(mean)
-		kept.Add(mean, float64(first[i]))
-	}
+// moments calls f with mean and variance of each element over the positions, summed around the first.
+func (c *columns) moments(positions []int, f func(mean, variance float64)) {
+	d1, d2 := c.cleared()
+	first := c.row(positions[0])
 	for _, p := range positions[1:] {
-		copy(t.row(p), first)
+		c.kernels.AddMoments(d1, d2, c.row(p), first)
 	}
-	return kept
+	for i, v := range first {
+		f(sleep.Central(float64(v), d1[i], d2[i], len(positions)))
+	}
+}
+
+// share sets each element to its mean over the positions, computed in float64 and rounded once. Equal weights stay as
+// they are: the sum of up to 2^29 of them is exact.
+func (c *columns) share(positions []int, kept *kernel.Kept) {
+	sums, _ := c.cleared()
+	for i := 0; i < len(positions); {
+		run := evenly(positions[i:])
+		apart := 0
+		if run > 1 {
+			apart = positions[i+1] - positions[i]
+		}
+		from := positions[i]*c.stride + c.lo
+		c.kernels.AddRows(sums, c.value[from:], apart*c.stride, run)
+		i += run
+	}
+	first := c.row(positions[0])
+	c.kernels.Means(first, sums, float64(len(positions)), kept)
+	for _, p := range positions[1:] {
+		copy(c.row(p), first)
+	}
+}
+
+// evenly is how many of the first positions are at one distance from each other: those in a row of the map.
+func evenly(positions []int) int {
+	n := min(2, len(positions))
+	for n < len(positions) && positions[n]-positions[n-1] == positions[1]-positions[0] {
+		n++
+	}
+	return n
 }

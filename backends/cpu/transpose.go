@@ -1,34 +1,54 @@
 package cpu
 
+import "hypnos/backends/cpu/internal/workers"
+
 // transpose exchanges positions and channels. The batch is innermost, so that it moves rows of B numbers.
-type transpose struct{ base }
+type transpose struct {
+	base
 
-// each lets the workers call f for every row: to is its place in the output, from in the input.
-func (l transpose) each(p pass, f func(to, from int)) {
+	onForward, onBackward workers.Task
+}
+
+func newTranspose(b base) *transpose {
+	l := &transpose{base: b}
+	l.onForward, l.onBackward = l.forwardPart, l.backwardPart
+	return l
+}
+
+// each calls f for every row of output positions lo…hi-1: to is its place in the output, from in the input.
+func (l *transpose) each(lo, hi int, f func(to, from int)) {
 	in, out := l.v.In, l.v.Out
-	p.pool.Run(out.H*out.W, func(_, lo, hi int) {
-		for position := lo; position < hi; position++ {
-			for c := range out.C {
-				f((position*out.C+c)*p.n, (c*in.C+position)*p.n)
-			}
+	for position := lo; position < hi; position++ {
+		for c := range out.C {
+			f((position*out.C+c)*l.n, (c*in.C+position)*l.n)
 		}
-	})
+	}
 }
 
-func (l transpose) forward(p pass) {
-	x, y := l.in(p, 0), p.out(l.node)
-	l.each(p, func(to, from int) { copy(y[to:to+p.n], x[from:from+p.n]) })
+func (l *transpose) forward(p pass) {
+	l.pass = p
+	p.pool.Run(l.v.Out.H*l.v.Out.W, l.onForward)
 }
 
-func (l transpose) backward(p pass) {
-	g := p.grad(l.node)
-	dx, m := p.inGrad(l.node, 0)
-	l.each(p, func(to, from int) {
-		row := dx[from : from+p.n]
+func (l *transpose) forwardPart(_, lo, hi int) {
+	x, y := l.in(0), l.out(l.node)
+	l.each(lo, hi, func(to, from int) { copy(y[to:to+l.n], x[from:from+l.n]) })
+}
+
+func (l *transpose) backward(p pass) {
+	l.pass = p
+	p.pool.Run(l.v.Out.H*l.v.Out.W, l.onBackward)
+}
+
+func (l *transpose) backwardPart(_, lo, hi int) {
+	g := l.grad(l.node)
+	dx, m := l.inGrad(l.node, 0)
+	l.each(lo, hi, func(to, from int) {
+		row := dx[from : from+l.n]
 		if m == accumulate {
-			p.kernels.Sum(row, row, g[to:to+p.n])
+			l.kernels.Sum(row, row, g[to:to+l.n])
 		} else {
-			copy(row, g[to:to+p.n])
+			copy(row, g[to:to+l.n])
 		}
 	})
 }

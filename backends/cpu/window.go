@@ -1,11 +1,13 @@
 package cpu
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
 
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/cpu/internal/workers"
 	"hypnos/core"
 	"hypnos/core/net"
 )
@@ -20,15 +22,24 @@ type window struct {
 	filters
 	weight, bias *param // bias is nil without
 	fields, uses classes
-	batch        int              // for which the lists were made
-	shares       [][]kernel.Lists // of a convolution: the products of each field whose rows a worker has
+	lists        map[int]*lists // by batch size
+	now          *lists         // of the pass
+	then         epilogue
+
+	onForward, onWeights, onSharedWeights, onBiases, onInput workers.Task
 }
 
 // classes sorts locations by what they compute.
 type classes struct {
-	of    []int          // class of each location
-	terms [][]term       // products of each class
-	lists []kernel.Lists // the same for a batch size
+	of    []int    // class of each location
+	taps  []int    // how many each class has
+	terms [][]term // products of each class
+}
+
+// lists are the products of each class for one batch size.
+type lists struct {
+	fields, uses []kernel.Lists
+	shares       [][]kernel.Lists // of a convolution: the products of each field whose rows a worker has
 }
 
 // term is one product: an activation row, counted in rows, and a weight in a tile of the given width, both relative to
@@ -38,27 +49,40 @@ type term struct {
 }
 
 func newWindow(b base, w net.Window, params []*param) *window {
-	l := &window{base: b, Window: w, filters: *params[0].filters, weight: params[0]}
+	l := &window{
+		base: b, Window: w, filters: *params[0].filters, weight: params[0], lists: map[int]*lists{},
+		then: epilogue{other: none, last: b.node},
+	}
+	l.onForward, l.onInput, l.onBiases = l.forwardPart, l.inputPart, l.biasesPart
+	l.onWeights, l.onSharedWeights = l.weightsPart, l.sharedWeightsPart
 	if w.Bias {
 		l.bias = params[1]
 	}
-	l.fields = sortLocations(b.v.Out.H*b.v.Out.W, l.field)
-	l.uses = sortLocations(b.v.In.H*b.v.In.W, l.use)
+	l.fields = sortLocations(b.v.Out.H*b.v.Out.W, l.inputTaps, l.field)
+	l.uses = sortLocations(b.v.In.H*b.v.In.W, l.outputTaps, l.use)
 	return l
 }
 
-// sortLocations finds the classes of n locations from the products of each.
-func sortLocations(n int, products func(location int) []term) classes {
+// tap is a kernel offset of a location and the position at its other end, relative to the location's.
+type tap struct{ t, away int }
+
+// sortLocations finds the classes of n locations, those with the same taps, and the products of each.
+func sortLocations(n int, taps func(location int) []tap, products func([]tap) []term) classes {
 	c := classes{of: make([]int, n)}
 	known := map[string]int{}
+	var key []byte
 	for i := range n {
-		terms := products(i)
-		key := fmt.Sprint(terms)
-		at, ok := known[key]
+		own := taps(i)
+		key = key[:0]
+		for _, t := range own {
+			key = binary.AppendVarint(binary.AppendVarint(key, int64(t.t)), int64(t.away))
+		}
+		at, ok := known[string(key)]
 		if !ok {
 			at = len(c.terms)
-			known[key] = at
-			c.terms = append(c.terms, terms)
+			known[string(key)] = at
+			c.taps = append(c.taps, len(own))
+			c.terms = append(c.terms, products(own))
 		}
 		c.of[i] = at
 	}
@@ -66,11 +90,12 @@ func sortLocations(n int, products func(location int) []term) classes {
 }
 
 // forBatch makes the lists for a batch size.
-func (c *classes) forBatch(n int) {
-	c.lists = make([]kernel.Lists, len(c.terms))
+func (c *classes) forBatch(n int) []kernel.Lists {
+	made := make([]kernel.Lists, len(c.terms))
 	for i, terms := range c.terms {
-		c.lists[i] = makeLists(terms, n)
+		made[i] = makeLists(terms, n)
 	}
+	return made
 }
 
 func makeLists(terms []term, n int) kernel.Lists {
@@ -117,51 +142,51 @@ func (l *window) widths() []int {
 	})
 }
 
-// field lists the receptive field of an output position: for each tap on a real input and each input channel of a
-// group, the activation and the first weight of a tile.
-func (l *window) field(position int) []term {
+// field lists a receptive field: for each tap on a real input and each input channel of a group, the activation and the
+// first weight of a tile.
+func (l *window) field(taps []tap) []term {
 	var terms []term
 	for _, width := range l.widths() {
-		l.eachTap(position, func(t, x int) {
+		for _, tap := range taps {
 			for c := range l.cin {
-				terms = append(terms, term{(x-l.centre(position))*l.v.In.C + c, (t*l.cin + c) * width, width})
+				terms = append(terms, term{tap.away*l.v.In.C + c, (tap.t*l.cin + c) * width, width})
 			}
-		})
+		}
 	}
 	return terms
 }
 
 // use lists where an input position is used: for each output position that reads it and each output channel of a group,
 // the output gradient and the weight of the group's first input channel.
-func (l *window) use(x int) []term {
+func (l *window) use(taps []tap) []term {
 	var terms []term
-	l.eachUse(x, func(t, position int) {
-		away := position - l.nearest(x)
+	for _, tap := range taps {
 		for n := range l.cout {
 			first := n / kernel.Tile * kernel.Tile
-			at := l.index(l.shared(position), 0, t, 0, n) - l.index(l.shared(l.nearest(x)), 0, 0, 0, 0)
-			terms = append(terms, term{away*l.Out + n, at, min(kernel.Tile, l.cout-first)})
+			at := l.index(l.shared(tap.away), 0, tap.t, 0, n)
+			terms = append(terms, term{tap.away*l.Out + n, at, min(kernel.Tile, l.cout-first)})
 		}
-	})
+	}
 	return terms
 }
 
-// eachTap calls f for every kernel offset of an output position that falls on a real input: t is the tap, x the input
-// position.
-func (l *window) eachTap(position int, f func(t, x int)) {
+// inputTaps are those of an output position that fall on real inputs.
+func (l *window) inputTaps(position int) (taps []tap) {
 	in, out := l.v.In, l.v.Out
 	i, j := position/out.W, position%out.W
 	rowLo, rowHi := l.Span(i, in.H)
 	colLo, colHi := l.Span(j, in.W)
 	for u := rowLo; u < rowHi; u++ {
 		for v := colLo; v < colHi; v++ {
-			f(u*l.Kernel+v, (i*l.Stride-l.Pad()+u)*in.W+j*l.Stride-l.Pad()+v)
+			x := (i*l.Stride-l.Pad()+u)*in.W + j*l.Stride - l.Pad() + v
+			taps = append(taps, tap{u*l.Kernel + v, x - l.centre(position)})
 		}
 	}
+	return taps
 }
 
-// eachUse calls f for every output position that reads input position x, through tap t.
-func (l *window) eachUse(x int, f func(t, position int)) {
+// outputTaps are those through which output positions read input position x.
+func (l *window) outputTaps(x int) (taps []tap) {
 	in, out := l.v.In, l.v.Out
 	row, col := x/in.W+l.Pad(), x%in.W+l.Pad()
 	for u := range l.Kernel {
@@ -174,9 +199,10 @@ func (l *window) eachUse(x int, f func(t, position int)) {
 			if j < 0 || j%l.Stride != 0 || j/l.Stride >= out.W {
 				continue
 			}
-			f(u*l.Kernel+v, i/l.Stride*out.W+j/l.Stride)
+			taps = append(taps, tap{u*l.Kernel + v, i/l.Stride*out.W + j/l.Stride - l.nearest(x)})
 		}
 	}
+	return taps
 }
 
 // shared is the index of the weights used at an output position: 0 for a convolution.
@@ -187,20 +213,20 @@ func (l *window) shared(position int) int {
 	return position
 }
 
-// prepare makes the lists for the pass's batch size.
+// prepare makes the lists for the pass's batch size, once.
 func (l *window) prepare(p pass) {
-	if l.batch == p.n {
+	l.pass = p
+	if l.now = l.lists[p.n]; l.now != nil {
 		return
 	}
-	l.batch = p.n
-	l.fields.forBatch(p.n)
-	if !p.opt.Train {
-		return
+	l.now = &lists{fields: l.fields.forBatch(p.n)}
+	if p.opt.Train {
+		l.now.uses = l.uses.forBatch(p.n)
+		if l.byRows() {
+			l.now.shares = l.makeShares(p)
+		}
 	}
-	l.uses.forBatch(p.n)
-	if l.byRows() {
-		l.makeShares(p)
-	}
+	l.lists[p.n] = l.now
 }
 
 // byRows tells whether the workers share the rows of the weights' gradient, as for a convolution, instead of the
@@ -208,19 +234,20 @@ func (l *window) prepare(p pass) {
 func (l *window) byRows() bool { return l.positions == 1 }
 
 // makeShares sorts the products of each field by the worker that has their row.
-func (l *window) makeShares(p pass) {
-	workers := p.pool.Size()
-	l.shares = make([][]kernel.Lists, workers)
-	for w := range workers {
-		lo, hi := l.rows()*w/workers, l.rows()*(w+1)/workers
+func (l *window) makeShares(p pass) [][]kernel.Lists {
+	size := p.pool.Size()
+	shares := make([][]kernel.Lists, size)
+	for w := range size {
+		lo, hi := l.rows()*w/size, l.rows()*(w+1)/size
 		for _, terms := range l.fields.terms {
 			own := slices.DeleteFunc(slices.Clone(terms), func(t term) bool {
 				row := t.weight / t.width
 				return row < lo || row >= hi
 			})
-			l.shares[w] = append(l.shares[w], makeLists(own, p.n))
+			shares[w] = append(shares[w], makeLists(own, p.n))
 		}
 	}
+	return shares
 }
 
 // operand is an activation or gradient with c channels at a position, from a group's first channel on.
@@ -235,22 +262,45 @@ func (l *window) weights(w []float32, position, g int) kernel.Operand {
 
 func (l *window) forward(p pass) {
 	l.prepare(p)
-	x, y := l.in(p, 0), p.out(l.node)
-	p.pool.Run(l.v.Out.H*l.v.Out.W, func(_, lo, hi int) {
-		for position := lo; position < hi; position++ {
-			dst := y[position*l.Out*p.n : (position+1)*l.Out*p.n]
-			if l.bias != nil {
-				for c, v := range l.biases(l.bias.value, position) {
-					fill(dst[c*p.n:(c+1)*p.n], v)
-				}
-			}
-			for g := range l.groups {
-				p.kernels.Forward(dst[g*l.cout*p.n:(g+1)*l.cout*p.n],
-					p.operand(x, l.v.In.C, l.centre(position), g*l.cin), l.weights(l.weight.value, position, g),
-					&l.fields.lists[l.fields.of[position]], l.rows(), l.cout, p.n, l.bias != nil)
-			}
+	if p.fusing() && l.then.norm != nil {
+		l.then.norm.pass = p
+		l.then.norm.setAffine()
+	}
+	p.pool.Run(l.v.Out.H*l.v.Out.W, l.onForward)
+}
+
+func (l *window) forwardPart(worker, lo, hi int) {
+	fusing := l.fusing() && l.then.last != l.node
+	x, y := l.in(0), l.out(l.node)
+	if fusing {
+		y = l.out(l.then.last)
+	}
+	size := l.Out * l.n
+	for position := lo; position < hi; position++ {
+		dst := y[position*size : (position+1)*size]
+		own := dst
+		if fusing { // what is added may lie where the result goes
+			own = l.scratch[worker][:size]
 		}
-	})
+		l.products(own, x, position, l.scratch[worker][l.plan.scratch-kernel.ThinScratchLen:])
+		if fusing {
+			l.then.apply(l.pass, dst, own, position*size)
+		}
+	}
+}
+
+// products sets an output position, (Out, B), to the products of its receptive field.
+func (l *window) products(y, x []float32, position int, scratch []float32) {
+	if l.bias != nil {
+		for c, v := range l.biases(l.bias.value, position) {
+			fill(y[c*l.n:(c+1)*l.n], v)
+		}
+	}
+	for g := range l.groups {
+		l.kernels.Forward(y[g*l.cout*l.n:(g+1)*l.cout*l.n],
+			l.operand(x, l.v.In.C, l.centre(position), g*l.cin), l.weights(l.weight.value, position, g),
+			&l.now.fields[l.fields.of[position]], l.rows(), l.cout, l.n, l.bias != nil, scratch)
+	}
 }
 
 // biases are those of one output position, by channel.
@@ -266,79 +316,75 @@ func fill(xs []float32, v float32) {
 }
 
 func (l *window) backward(p pass) {
+	l.pass = p
 	if l.byRows() {
-		l.sharedWeightGradient(p)
+		clear(l.weight.grad)
+		p.pool.Run(p.pool.Size(), l.onSharedWeights)
+		if !p.kernels.Finite(l.weight.grad) {
+			p.spoiled[l.node].Store(true)
+		}
 	} else {
-		l.weightGradient(p)
+		p.pool.Run(l.v.Out.H*l.v.Out.W, l.onWeights)
 	}
 	if l.bias != nil {
-		l.biasGradient(p)
+		p.pool.Run(l.Out, l.onBiases)
 	}
 	switch {
 	case p.skipInput && l.v.Inputs[0] == 0:
 	case p.broadcast != nil:
-		p.broadcast.inputError(p, l.base)
+		p.broadcast.inputError(p, &l.base)
 	default:
-		l.inputGradient(p)
+		p.pool.Run(l.v.In.H*l.v.In.W, l.onInput)
 	}
 }
 
-// weightGradient sets the gradient of weights that no two positions share.
-func (l *window) weightGradient(p pass) {
-	x, dy, dw := l.in(p, 0), p.grad(l.node), l.weight.grad
-	p.pool.Run(l.v.Out.H*l.v.Out.W, func(worker, lo, hi int) {
-		for position := lo; position < hi; position++ {
-			class := l.fields.of[position]
-			if len(l.fields.terms[class]) < len(l.widths())*l.rows() { // weights on the padding have none
-				clear(dw[position*l.size() : (position+1)*l.size()])
-			}
-			l.addWeightGradient(p, dw, x, dy, position, &l.fields.lists[class], false, worker)
-			if !p.kernels.Finite(dw[position*l.size() : (position+1)*l.size()]) { // they are in the cache now
-				p.spoiled[l.node].Store(true)
-			}
+// weightsPart sets the gradient of weights that no two positions share.
+func (l *window) weightsPart(worker, lo, hi int) {
+	x, dy, dw := l.in(0), l.grad(l.node), l.weight.grad
+	for position := lo; position < hi; position++ {
+		class := l.fields.of[position]
+		if l.fields.taps[class] < l.taps { // weights on the padding have none
+			clear(dw[position*l.size() : (position+1)*l.size()])
 		}
-	})
+		l.addWeightGradient(dw, x, dy, position, &l.now.fields[class], false, worker)
+		if !l.kernels.Finite(dw[position*l.size() : (position+1)*l.size()]) { // they are in the cache now
+			l.spoiled[l.node].Store(true)
+		}
+	}
 }
 
-// sharedWeightGradient sets the gradient of weights that all positions share: every worker goes over all positions in
+// sharedWeightsPart adds to the gradient of weights that all positions share: every worker goes over all positions in
 // order, for rows of its own.
-func (l *window) sharedWeightGradient(p pass) {
-	x, dy, dw := l.in(p, 0), p.grad(l.node), l.weight.grad
-	clear(dw)
-	p.pool.Run(p.pool.Size(), func(_, from, to int) {
-		for worker := from; worker < to; worker++ {
-			for position := range l.v.Out.H * l.v.Out.W {
-				l.addWeightGradient(p, dw, x, dy, position, &l.shares[worker][l.fields.of[position]], true, worker)
-			}
+func (l *window) sharedWeightsPart(_, from, to int) {
+	x, dy, dw := l.in(0), l.grad(l.node), l.weight.grad
+	for worker := from; worker < to; worker++ {
+		for position := range l.v.Out.H * l.v.Out.W {
+			l.addWeightGradient(dw, x, dy, position, &l.now.shares[worker][l.fields.of[position]], true, worker)
 		}
-	})
-	if !p.kernels.Finite(dw) {
-		p.spoiled[l.node].Store(true)
 	}
 }
 
-func (l *window) addWeightGradient(p pass, dw, x, dy []float32, position int, lists *kernel.Lists, keep bool, worker int) {
+func (l *window) addWeightGradient(dw, x, dy []float32, position int, lists *kernel.Lists, keep bool, worker int) {
 	for g := range l.groups {
-		at := (position*l.Out + g*l.cout) * p.n
-		p.kernels.WeightGradient(l.weights(dw, position, g), p.operand(x, l.v.In.C, l.centre(position), g*l.cin), lists,
-			dy[at:at+l.cout*p.n], l.rows(), l.cout, p.n, keep, p.scratch[worker])
+		at := (position*l.Out + g*l.cout) * l.n
+		l.kernels.WeightGradient(l.weights(dw, position, g), l.operand(x, l.v.In.C, l.centre(position), g*l.cin), lists,
+			dy[at:at+l.cout*l.n], l.rows(), l.cout, l.n, keep, l.scratch[worker])
 	}
 }
 
-// biasGradient sets the gradient of the biases: dy summed over the batch, and over the positions that share them.
-func (l *window) biasGradient(p pass) {
-	dy, db := p.grad(l.node), l.bias.grad
-	p.pool.Run(l.Out, func(_, lo, hi int) {
-		for c := lo; c < hi; c++ {
-			for i := c; i < len(db); i += l.Out {
-				db[i] = 0
-			}
-			for position := range l.v.Out.H * l.v.Out.W {
-				at := (position*l.Out + c) * p.n
-				l.biases(db, position)[c] += sum(dy[at : at+p.n])
-			}
+// biasesPart sets the gradient of the biases of some channels: dy summed over the batch, and over the positions that
+// share them.
+func (l *window) biasesPart(_, lo, hi int) {
+	dy, db := l.grad(l.node), l.bias.grad
+	for c := lo; c < hi; c++ {
+		for i := c; i < len(db); i += l.Out {
+			db[i] = 0
 		}
-	})
+		for position := range l.v.Out.H * l.v.Out.W {
+			at := (position*l.Out + c) * l.n
+			l.biases(db, position)[c] += sum(dy[at : at+l.n])
+		}
+	}
 }
 
 func sum(xs []float32) (s float32) {
@@ -348,18 +394,17 @@ func sum(xs []float32) (s float32) {
 	return s
 }
 
-func (l *window) inputGradient(p pass) {
-	dx, m := p.inGrad(l.node, 0)
-	dy := p.grad(l.node)
-	p.pool.Run(l.v.In.H*l.v.In.W, func(_, lo, hi int) {
-		for x := lo; x < hi; x++ {
-			dst := dx[x*l.v.In.C*p.n : (x+1)*l.v.In.C*p.n]
-			near := l.nearest(x)
-			for g := range l.groups {
-				p.kernels.InputGradient(dst[g*l.cin*p.n:(g+1)*l.cin*p.n],
-					p.operand(dy, l.Out, near, g*l.cout), l.weights(l.weight.value, near, g),
-					&l.uses.lists[l.uses.of[x]], l.cin, l.cout, p.n, m == accumulate)
-			}
+// inputPart sets the gradient of some input positions, or adds to it.
+func (l *window) inputPart(_, lo, hi int) {
+	dx, m := l.inGrad(l.node, 0)
+	dy := l.grad(l.node)
+	for x := lo; x < hi; x++ {
+		dst := dx[x*l.v.In.C*l.n : (x+1)*l.v.In.C*l.n]
+		near := l.nearest(x)
+		for g := range l.groups {
+			l.kernels.InputGradient(dst[g*l.cin*l.n:(g+1)*l.cin*l.n],
+				l.operand(dy, l.Out, near, g*l.cout), l.weights(l.weight.value, near, g),
+				&l.now.uses[l.uses.of[x]], l.cin, l.cout, l.n, m == accumulate)
 		}
-	})
+	}
 }

@@ -40,6 +40,30 @@ func (backend) Caps() core.Caps {
 
 func (backend) Close() error { return nil }
 
+// Memory counts float64 numbers. Every pass makes its activations, and their gradients, anew.
+func (backend) Memory(n *net.Network, o core.Options) (core.Memory, error) {
+	if err := core.CheckOptions(o); err != nil {
+		return core.Memory{}, err
+	}
+	var m core.Memory
+	const size = 8
+	copies := int64(1)
+	if o.Train {
+		copies = 2
+	}
+	for _, v := range n.Nodes {
+		m.Activations += copies * size * int64(o.MaxBatch) * int64(v.Out.Len())
+		for _, q := range v.Params {
+			m.Weights += size * int64(q.Len())
+			if o.Train && q.Trained() {
+				m.Gradients += size * int64(q.Len())
+				m.Optimizer += size * int64(len(o.Optimizer.Slots())*q.Len())
+			}
+		}
+	}
+	return m, nil
+}
+
 func (backend) Compile(n *net.Network, o core.Options) (core.Engine, error) {
 	if err := core.CheckOptions(o); err != nil {
 		return nil, err

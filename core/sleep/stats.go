@@ -138,6 +138,13 @@ func (s *PreservationSum) Add(before, after float64) {
 	s.diff2 += (after - before) * (after - before)
 }
 
+// AddSums takes the means of many weights: Σ before·after, Σ before² and Σ (after-before)².
+func (s *PreservationSum) AddSums(cross, before2, diff2 float64) {
+	s.cross += cross
+	s.before2 += before2
+	s.diff2 += diff2
+}
+
 // Merge adds what another sum has accumulated.
 func (s *PreservationSum) Merge(t PreservationSum) {
 	s.cross += t.cross

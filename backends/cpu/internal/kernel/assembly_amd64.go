@@ -11,14 +11,14 @@ func assembly() []*Kernels {
 	var versions []*Kernels
 	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasBMI2 {
 		versions = append(versions, &Kernels{
-			Name: "avx512", thin: 3, block: 64,
+			Name: "avx512", thin: 15, block: 64,
 			product: product512, column: column512, weightGradient: weightGradient512,
 			Pointwise: pointwise512(),
 		})
 	}
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
 		versions = append(versions, &Kernels{
-			Name: "avx2", thin: 3, block: 64,
+			Name: "avx2", thin: 7, block: 64,
 			product: product2, column: column2, weightGradient: weightGradient2,
 			Pointwise: pointwise2(),
 		})
@@ -111,19 +111,52 @@ func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, n int,
 	}
 }
 
-func column512(y []float32, x, w Operand, list *List, lanes int) {
-	list.check(x.Data, x.At, 1, w.Data, w.At, lanes)
-	if len(list.Pairs) > 0 {
-		_ = y[lanes-1]
-		columnAVX512(&y[0], at(x, 0), at(w, 0), &list.Pairs[0], len(list.Pairs), lanes)
+func column512(y []float32, x, w Operand, list *List, lanes, images int) {
+	list.check(x.Data, x.At, images, w.Data, w.At, lanes)
+	if len(list.Pairs) == 0 || images == 0 {
+		return
+	}
+	_ = y[(images-1)*Tile+lanes-1]
+	wp, pairs, n := at(w, 0), &list.Pairs[0], len(list.Pairs)
+	for b := 0; b < images; {
+		yp, xp := &y[b*Tile], at(x, b)
+		switch left := images - b; {
+		case left >= 8:
+			columnAVX512x8(yp, xp, wp, pairs, n, lanes)
+			b += 8
+		case left >= 4:
+			columnAVX512x4(yp, xp, wp, pairs, n, lanes)
+			b += 4
+		case left >= 2:
+			columnAVX512x2(yp, xp, wp, pairs, n, lanes)
+			b += 2
+		default:
+			columnAVX512x1(yp, xp, wp, pairs, n, lanes)
+			b++
+		}
 	}
 }
 
-func column2(y []float32, x, w Operand, list *List, lanes int) {
-	list.check(x.Data, x.At, 1, w.Data, w.At, lanes)
-	if len(list.Pairs) > 0 {
-		_ = y[lanes-1]
-		columnAVX2(&y[0], at(x, 0), at(w, 0), &list.Pairs[0], len(list.Pairs), lanes)
+func column2(y []float32, x, w Operand, list *List, lanes, images int) {
+	list.check(x.Data, x.At, images, w.Data, w.At, lanes)
+	if len(list.Pairs) == 0 || images == 0 {
+		return
+	}
+	_ = y[(images-1)*Tile+lanes-1]
+	wp, pairs, n := at(w, 0), &list.Pairs[0], len(list.Pairs)
+	for b := 0; b < images; {
+		yp, xp := &y[b*Tile], at(x, b)
+		switch left := images - b; {
+		case left >= 4:
+			columnAVX2x4(yp, xp, wp, pairs, n, lanes)
+			b += 4
+		case left >= 2:
+			columnAVX2x2(yp, xp, wp, pairs, n, lanes)
+			b += 2
+		default:
+			columnAVX2x1(yp, xp, wp, pairs, n, lanes)
+			b++
+		}
 	}
 }
 

@@ -75,14 +75,14 @@ type Operand struct {
 // Kernels is one version.
 type Kernels struct {
 	Name string
-	// thin is the number of images up to which forward goes image by image, a vector being output channels.
+	// thin is the number of images, at most maxThin, up to which a vector of forward is output channels, not images.
 	thin int
 	// block is how many images are worked on at a time.
 	block int
 	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n.
 	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool)
-	// column is y[j] += Σ_i x[list[i].x]·w[list[i].w+j] for j < lanes ≤ 16.
-	column func(y []float32, x, w Operand, list *List, lanes int)
+	// column is y[16b+j] += Σ_i x[list[i].x+b]·w[list[i].w+j] for b < images, j < lanes ≤ 16.
+	column func(y []float32, x, w Operand, list *List, lanes, images int)
 	// weightGradient is dw[list[i].w+j] = keep·dw + Σ_b x[list[i].x+b]·dy[j, b] for all i, j < n ≤ 16 of one tile,
 	// or of several full tiles that are tileSize apart in dw. dy is (n, b).
 	weightGradient func(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32)
@@ -103,10 +103,10 @@ func (l *Lists) of(first, n int) (list *List, width int) {
 
 // Forward sets y (n, b), the output channels of a location and group, to the products of a receptive field of k rows, or
 // adds them when keep is set. Offsets of w are relative to the weights of the location and group and count within a
-// tile.
-func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool) {
+// tile. scratch has room for ThinScratchLen.
+func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool, scratch []float32) {
 	if b <= k.thin {
-		k.forwardThin(y, x, w, lists, rows, n, b, keep)
+		k.forwardThin(y, x, w, lists, rows, n, b, keep, scratch)
 		return
 	}
 	for lo := 0; lo < b; lo += k.block {
@@ -119,22 +119,38 @@ func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b in
 	}
 }
 
-// forwardThin is Forward image by image.
-func (k *Kernels) forwardThin(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool) {
-	var acc [Tile]float32
-	for i := range b {
-		for first := 0; first < n; first += Tile {
-			list, width := lists.of(first, n)
-			for j := range width {
-				acc[j] = 0
-				if keep {
-					acc[j] = y[(first+j)*b+i]
-				}
-			}
-			k.column(acc[:], Operand{x.Data, x.At + i}, Operand{w.Data, w.At + first*rows}, list, width)
-			for j := range width {
-				y[(first+j)*b+i] = acc[j]
-			}
+// maxThin bounds Kernels.thin.
+const maxThin = 16
+
+// ThinScratchLen is how many floats Forward needs as scratch.
+const ThinScratchLen = maxThin * Tile
+
+// forwardThin is Forward for few images, by vectors of output channels: for more than one image a tile of y is turned to
+// (b, Tile) and back.
+func (k *Kernels) forwardThin(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool, scratch []float32) {
+	if !keep {
+		clear(y[:n*b])
+	}
+	for first := 0; first < n; first += Tile {
+		list, width := lists.of(first, n)
+		tile := y[first*b : (first+width)*b] // (width, b)
+		at := Operand{w.Data, w.At + first*rows}
+		if b == 1 {
+			k.column(tile, x, at, list, width, 1)
+			continue
+		}
+		turned := scratch[:b*Tile]
+		transpose(turned, Tile, tile, b, width, b)
+		k.column(turned, x, at, list, width, b)
+		transpose(tile, b, turned, Tile, b, width)
+	}
+}
+
+// transpose is dst[j*ldDst+i] = src[i*ldSrc+j] for i < rows, j < columns.
+func transpose(dst []float32, ldDst int, src []float32, ldSrc, rows, columns int) {
+	for i := range rows {
+		for j, v := range src[i*ldSrc : i*ldSrc+columns] {
+			dst[j*ldDst+i] = v
 		}
 	}
 }

@@ -260,7 +260,7 @@ func forward(r *trial, k *Kernels, rows, n, b int, keep bool) []float32 {
 	used := onInput(rows)
 	x, at := r.activations(len(used), b)
 	w := Operand{from[float32](r, 5+rows*n), 5}
-	y := onto[float32](r, n*b, keep)
+	y, scratch := onto[float32](r, n*b, keep), into[float32](r, ThinScratchLen)
 	want := newSums(y, keep, len(used))
 	for i, row := range used {
 		for c := range n {
@@ -269,7 +269,7 @@ func forward(r *trial, k *Kernels, rows, n, b int, keep bool) []float32 {
 			}
 		}
 	}
-	r.run(func() { k.Forward(y, x, w, fieldLists(used, at, n), rows, n, b, keep) })
+	r.run(func() { k.Forward(y, x, w, fieldLists(used, at, n), rows, n, b, keep, scratch) })
 	compare(r, "y", y, want.value, want.bound)
 	return y
 }
@@ -352,9 +352,10 @@ func inputGradient(r *trial, k *Kernels, uses, c, n, b int, keep bool) []float32
 // channels are numbers of output channels: below, at and above a tile, with an odd and an even number of full tiles.
 func channels() []int { return []int{1, 7, 15, 16, 17, 32, 50} }
 
-// batches are none, those done image by image, and those below, at and above the vectors and blocks of every version.
+// batches are none, those few that are done by vectors of channels, and those below, at and above the vectors and blocks
+// of every version.
 func batches() []int {
-	return []int{0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 47, 64, 101, 130}
+	return []int{0, 1, 2, 3, 4, 6, 7, 8, 9, 13, 15, 16, 17, 31, 33, 47, 64, 101, 130}
 }
 
 // fields are numbers of rows of a receptive field: none, below and above what is unrolled and padded.
@@ -577,7 +578,8 @@ func TestOutOfRange(t *testing.T) {
 					func(r *trial) func() {
 						y := into[float32](r, n*b-bad.y)
 						x, w := from[float32](r, rows*b-bad.x), from[float32](r, rows*n-bad.w)
-						return func() { k.Forward(y, Operand{x, 0}, Operand{w, 0}, bad.lists, rows, n, b, false) }
+						scratch := into[float32](r, ThinScratchLen)
+						return func() { k.Forward(y, Operand{x, 0}, Operand{w, 0}, bad.lists, rows, n, b, false, scratch) }
 					},
 					func(r *trial) func() {
 						dw, scratch := into[float32](r, rows*n-bad.w), into[float32](r, ScratchLen(n, b)-bad.spare)
@@ -616,7 +618,7 @@ func TestOutOfRange(t *testing.T) {
 }
 
 // A version is offered only where the processor has every extension that its assembly requires, as the generated file
-// says. AVX comes with the others, SSE with amd64.
+// says. AVX comes with the others, SSE and MMX+, which is prefetching, with amd64.
 func TestExtensions(t *testing.T) {
 	has := map[string]*bool{
 		"AVX512F": &cpu.X86.HasAVX512F, "AVX512DQ": &cpu.X86.HasAVX512DQ, "BMI2": &cpu.X86.HasBMI2,
@@ -639,7 +641,7 @@ func TestExtensions(t *testing.T) {
 	for _, f := range functions.FindAllStringSubmatch(string(source), -1) {
 		version := strings.ToLower(f[1])
 		for _, extension := range strings.Split(f[2], ", ") {
-			if extension == "AVX" || extension == "SSE" || checked[version+extension] {
+			if slices.Contains([]string{"AVX", "SSE", "MMX+"}, extension) || checked[version+extension] {
 				continue
 			}
 			checked[version+extension] = true

@@ -22,17 +22,27 @@ type Pointwise struct {
 	RectifyGradient func(dx, g, y []float32, keep bool)
 	// Sum is y = a + b.
 	Sum func(y, a, b []float32)
+	// ScaleShift is y = x·scale + shift, element by element.
+	ScaleShift func(y, x, scale, shift []float32)
 	// Adam and Momentum are updates of package optim.
 	Adam     func(w, g, m, v []float32, k *AdamConstants)
 	Momentum func(w, g, m []float32, k *MomentumConstants)
-	// AddDeviations adds x - first to the sums, element by element.
-	AddDeviations func(sums []float64, x, first []float32)
+	// AddRows adds rows of len(sums) numbers, ld apart in x, to the sums, element by element. Sums of up to 2^29 equal
+	// numbers are exact.
+	AddRows func(sums []float64, x []float32, ld, rows int)
+	// AddMoments adds x - first to d1 and its square to d2, element by element.
+	AddMoments func(d1, d2 []float64, x, first []float32)
+	// Means is dst = m rounded, with m = sums/count, and adds Σ m·dst, Σ m² and Σ (dst-m)² to the Lanes of kept.
+	Means func(dst []float32, sums []float64, count float64, kept *Kept)
 	// Finite tells whether all numbers are.
 	Finite func(x []float32) bool
 }
 
 // Lanes is the number of partial sums of one sum.
 const Lanes = 8
+
+// Kept tells what rounding did to means: partial sums of Means.
+type Kept struct{ Cross, Before, Diff [Lanes]float64 }
 
 // Affine is a channel's batch norm.
 type Affine struct{ Centre, Scale, Shift float32 }
@@ -56,8 +66,8 @@ type MomentumConstants struct{ L2, Moment, Rate float32 }
 func portablePointwise() Pointwise {
 	return Pointwise{
 		MomentSums: momentSumsGo, Normalise: normaliseGo, GradientSums: gradientSumsGo, NormaliseGradient: normaliseGradientGo,
-		Rectify: rectifyGo, RectifyGradient: rectifyGradientGo, Sum: sumGo,
-		Adam: adamGo, Momentum: momentumGo, AddDeviations: addDeviationsGo, Finite: finiteGo,
+		Rectify: rectifyGo, RectifyGradient: rectifyGradientGo, Sum: sumGo, ScaleShift: scaleShiftGo,
+		Adam: adamGo, Momentum: momentumGo, AddRows: addRowsGo, AddMoments: addMomentsGo, Means: meansGo, Finite: finiteGo,
 	}
 }
 
@@ -153,6 +163,13 @@ func sumGo(y, a, b []float32) {
 	}
 }
 
+func scaleShiftGo(y, x, scale, shift []float32) {
+	y, scale, shift = y[:len(x)], scale[:len(x)], shift[:len(x)]
+	for i, v := range x {
+		y[i] = v*scale[i] + shift[i]
+	}
+}
+
 func adamGo(w, g, m, v []float32, k *AdamConstants) {
 	g, m, v = g[:len(w)], m[:len(w)], v[:len(w)]
 	for i := range w {
@@ -172,10 +189,32 @@ func momentumGo(w, g, m []float32, k *MomentumConstants) {
 	}
 }
 
-func addDeviationsGo(sums []float64, x, first []float32) {
-	x, first = x[:len(sums)], first[:len(sums)]
-	for i := range sums {
-		sums[i] += float64(x[i]) - float64(first[i])
+func addRowsGo(sums []float64, x []float32, ld, rows int) {
+	for r := range rows {
+		for i, v := range x[r*ld : r*ld+len(sums)] {
+			sums[i] += float64(v)
+		}
+	}
+}
+
+func addMomentsGo(d1, d2 []float64, x, first []float32) {
+	d2, x, first = d2[:len(d1)], x[:len(d1)], first[:len(d1)]
+	for i := range d1 {
+		d := float64(x[i]) - float64(first[i])
+		d1[i] += d
+		d2[i] += d * d
+	}
+}
+
+func meansGo(dst []float32, sums []float64, count float64, kept *Kept) {
+	dst = dst[:len(sums)]
+	for i, s := range sums {
+		m := s / count
+		dst[i] = float32(m)
+		after, lane := float64(dst[i]), i%Lanes
+		kept.Cross[lane] += m * after
+		kept.Before[lane] += m * m
+		kept.Diff[lane] += (after - m) * (after - m)
 	}
 }
 

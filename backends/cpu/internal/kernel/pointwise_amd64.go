@@ -64,6 +64,12 @@ func pointwise512() Pointwise {
 				sumAVX512(&y[0], &a[0], &b[0], n)
 			}
 		},
+		ScaleShift: func(y, x, scale, shift []float32) {
+			if n := len(x); n > 0 {
+				_, _, _ = y[n-1], scale[n-1], shift[n-1]
+				scaleShiftAVX512(&y[0], &x[0], &scale[0], &shift[0], n)
+			}
+		},
 		Adam: func(w, g, m, v []float32, k *AdamConstants) {
 			if n := len(w); n > 0 {
 				_, _, _ = g[n-1], m[n-1], v[n-1]
@@ -76,13 +82,37 @@ func pointwise512() Pointwise {
 				momentumAVX512(&w[0], &g[0], &m[0], &k.L2, n)
 			}
 		},
-		AddDeviations: func(sums []float64, x, first []float32) {
+		AddRows: func(sums []float64, x []float32, ld, rows int) {
+			n := len(sums) &^ 15
+			if n > 0 && rows > 0 {
+				_ = x[(rows-1)*ld+n-1]
+				r := 0
+				for ; r+4 <= rows; r += 4 {
+					add4RowsAVX512(&sums[0], &x[r*ld], ld*size, n)
+				}
+				for ; r < rows; r++ {
+					add1RowsAVX512(&sums[0], &x[r*ld], ld*size, n)
+				}
+			}
+			if n < len(sums) && rows > 0 {
+				addRowsGo(sums[n:], x[n:], ld, rows)
+			}
+		},
+		AddMoments: func(d1, d2 []float64, x, first []float32) {
+			n := len(d1) &^ 15
+			if n > 0 {
+				_, _, _ = d2[n-1], x[n-1], first[n-1]
+				addMomentsAVX512(&d1[0], &d2[0], &x[0], &first[0], n)
+			}
+			addMomentsGo(d1[n:], d2[n:], x[n:], first[n:])
+		},
+		Means: func(dst []float32, sums []float64, count float64, kept *Kept) {
 			n := len(sums) &^ 15
 			if n > 0 {
-				_, _ = x[n-1], first[n-1]
-				addDeviationsAVX512(&sums[0], &x[0], &first[0], n)
+				_ = dst[n-1]
+				meansAVX512(&dst[0], &sums[0], &kept.Cross[0], count, n)
 			}
-			addDeviationsGo(sums[n:], x[n:], first[n:])
+			meansGo(dst[n:], sums[n:], count, kept)
 		},
 		Finite: func(x []float32) bool {
 			n := len(x) &^ 15
@@ -153,6 +183,12 @@ func pointwise2() Pointwise {
 				sumAVX2(&y[0], &a[0], &b[0], n)
 			}
 		},
+		ScaleShift: func(y, x, scale, shift []float32) {
+			if n := len(x); n > 0 {
+				_, _, _ = y[n-1], scale[n-1], shift[n-1]
+				scaleShiftAVX2(&y[0], &x[0], &scale[0], &shift[0], n)
+			}
+		},
 		Adam: func(w, g, m, v []float32, k *AdamConstants) {
 			if n := len(w); n > 0 {
 				_, _, _ = g[n-1], m[n-1], v[n-1]
@@ -165,13 +201,37 @@ func pointwise2() Pointwise {
 				momentumAVX2(&w[0], &g[0], &m[0], &k.L2, n)
 			}
 		},
-		AddDeviations: func(sums []float64, x, first []float32) {
+		AddRows: func(sums []float64, x []float32, ld, rows int) {
+			n := len(sums) &^ 15
+			if n > 0 && rows > 0 {
+				_ = x[(rows-1)*ld+n-1]
+				r := 0
+				for ; r+4 <= rows; r += 4 {
+					add4RowsAVX2(&sums[0], &x[r*ld], ld*size, n)
+				}
+				for ; r < rows; r++ {
+					add1RowsAVX2(&sums[0], &x[r*ld], ld*size, n)
+				}
+			}
+			if n < len(sums) && rows > 0 {
+				addRowsGo(sums[n:], x[n:], ld, rows)
+			}
+		},
+		AddMoments: func(d1, d2 []float64, x, first []float32) {
+			n := len(d1) &^ 15
+			if n > 0 {
+				_, _, _ = d2[n-1], x[n-1], first[n-1]
+				addMomentsAVX2(&d1[0], &d2[0], &x[0], &first[0], n)
+			}
+			addMomentsGo(d1[n:], d2[n:], x[n:], first[n:])
+		},
+		Means: func(dst []float32, sums []float64, count float64, kept *Kept) {
 			n := len(sums) &^ 15
 			if n > 0 {
-				_, _ = x[n-1], first[n-1]
-				addDeviationsAVX2(&sums[0], &x[0], &first[0], n)
+				_ = dst[n-1]
+				meansAVX2(&dst[0], &sums[0], &kept.Cross[0], count, n)
 			}
-			addDeviationsGo(sums[n:], x[n:], first[n:])
+			meansGo(dst[n:], sums[n:], count, kept)
 		},
 		Finite: func(x []float32) bool {
 			n := len(x) &^ 15

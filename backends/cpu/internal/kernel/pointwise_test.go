@@ -124,6 +124,25 @@ func TestSum(t *testing.T) {
 }
 
 // Any single number that is not finite is found, wherever it is; those around the buffer are not.
+// ScaleShift rounds a product and a sum, or both once: off by at most 2 roundoffs of |x·scale| + |shift|, and the third
+// covers the higher order.
+func TestScaleShift(t *testing.T) {
+	eachVersion(t, func(t *testing.T, k *Kernels) {
+		eachLength(t, func(r *trial, n int, inPlace bool) {
+			y, scale, shift := onto[float32](r, n, inPlace), from[float32](r, n), from[float32](r, n)
+			x := y
+			if !inPlace {
+				x = from[float32](r, n)
+			}
+			product := table(n, func(i int) float64 { return float64(x[i]) * float64(scale[i]) })
+			want := table(n, func(i int) float64 { return product[i] + float64(shift[i]) })
+			bound := func(i int) float64 { return 3 * roundoff * (math.Abs(product[i]) + math.Abs(float64(shift[i]))) }
+			r.run(func() { k.ScaleShift(y, x, scale, shift) })
+			compare(r, "y", y, want, bound)
+		})
+	})
+}
+
 func TestFinite(t *testing.T) {
 	eachVersion(t, func(t *testing.T, k *Kernels) {
 		found := 0
@@ -157,19 +176,76 @@ func TestFinite(t *testing.T) {
 	})
 }
 
-// The deviations, for the means of sleep, are the plain loop's to the last bit: each takes a subtraction and an
-// addition in float64.
-func TestAddDeviations(t *testing.T) {
+// What sleep sums over the positions of a group, element by element, is the plain loop's to the last bit, because every
+// version adds row by row in float64.
+func TestAddRows(t *testing.T) {
+	eachVersion(t, func(t *testing.T, k *Kernels) {
+		eachLength(t, func(r *trial, n int, _ bool) {
+			rows, gap := r.IntN(7), r.IntN(3)
+			sums, x := onto[float64](r, n, true), from[float32](r, max(0, rows*(n+gap)-gap))
+			want := table(n, func(i int) float64 {
+				s := sums[i]
+				for row := range rows {
+					s += float64(x[row*(n+gap)+i])
+				}
+				return s
+			})
+			r.run(func() { k.AddRows(sums, x, n+gap, rows) })
+			compare(r, "sums", sums, want, exact)
+		})
+	})
+}
+
+// The deviations are the plain loop's to the last bit. Their squares are rounded or not before they are added, so that a
+// sum of two terms is off by at most two roundoffs of float64.
+func TestAddMoments(t *testing.T) {
 	eachVersion(t, func(t *testing.T, k *Kernels) {
 		eachLength(t, func(r *trial, n int, fromItself bool) {
-			sums, x := onto[float64](r, n, true), from[float32](r, n)
+			d1, d2, x := onto[float64](r, n, true), onto[float64](r, n, true), from[float32](r, n)
 			first := x
 			if !fromItself {
 				first = from[float32](r, n)
 			}
-			want := table(n, func(i int) float64 { return sums[i] + (float64(x[i]) - float64(first[i])) })
-			r.run(func() { k.AddDeviations(sums, x, first) })
-			compare(r, "sums", sums, want, exact)
+			d := func(i int) float64 { return float64(x[i]) - float64(first[i]) }
+			want1 := table(n, func(i int) float64 { return d1[i] + d(i) })
+			want2 := table(n, func(i int) float64 { return d2[i] + d(i)*d(i) })
+			bound2 := table(n, func(i int) float64 { return 2 * 0x1p-53 * (math.Abs(d2[i]) + d(i)*d(i)) })
+			r.run(func() { k.AddMoments(d1, d2, x, first) })
+			compare(r, "sums", d1, want1, exact)
+			compare(r, "sums of squares", d2, want2, func(i int) float64 { return bound2[i] })
+		})
+	})
+}
+
+// The means are the quotients rounded twice, like the plain loop's, and what that did to them adds up to the same.
+func TestMeans(t *testing.T) {
+	eachVersion(t, func(t *testing.T, k *Kernels) {
+		eachLength(t, func(r *trial, n int, _ bool) {
+			dst, sums, count := into[float32](r, n), from[float64](r, n), float64(1+r.IntN(200))
+			kept := onto[float64](r, 3*Lanes, true)
+			value, size := make([]float64, 3), make([]float64, 3)
+			add := func(i int, v float64) {
+				value[i] += v
+				size[i] += math.Abs(v)
+			}
+			for i, v := range kept {
+				add(i/Lanes, v)
+			}
+			want := table(n, func(i int) float64 { return float64(float32(sums[i] / count)) })
+			for i, after := range want {
+				m := sums[i] / count
+				add(0, m*after)
+				add(1, m*m)
+				add(2, (after-m)*(after-m))
+			}
+			r.run(func() { k.Means(dst, sums, count, &view[Kept](kept)[0]) })
+			compare(r, "means", dst, want, exact)
+			got := make([]float64, 3)
+			for i, v := range kept {
+				got[i/Lanes] += v
+			}
+			// As for rowSums; a product here is rounded too, or fused.
+			compare(r, "sums", got, value, func(i int) float64 { return 2 * float64(n+Lanes+2) * 0x1p-53 * size[i] })
 		})
 	})
 }
@@ -462,9 +538,12 @@ func TestPointwiseOutOfRange(t *testing.T) {
 			"Rectify":         {2, func(_ []float64, xs [][]float32) { k.Rectify(xs[1], xs[0]) }},
 			"RectifyGradient": {3, func(_ []float64, xs [][]float32) { k.RectifyGradient(xs[1], xs[2], xs[0], true) }},
 			"Sum":             {3, func(_ []float64, xs [][]float32) { k.Sum(xs[2], xs[0], xs[1]) }},
+			"ScaleShift":      {4, func(_ []float64, xs [][]float32) { k.ScaleShift(xs[1], xs[0], xs[2], xs[3]) }},
 			"Adam":            {4, func(_ []float64, xs [][]float32) { k.Adam(xs[0], xs[1], xs[2], xs[3], &AdamConstants{}) }},
 			"Momentum":        {3, func(_ []float64, xs [][]float32) { k.Momentum(xs[0], xs[1], xs[2], &MomentumConstants{}) }},
-			"AddDeviations":   {3, func(sums []float64, xs [][]float32) { k.AddDeviations(sums[:n], xs[1], xs[2]) }},
+			"AddRows":         {2, func(sums []float64, xs [][]float32) { k.AddRows(sums[:b], xs[1], b, channels) }},
+			"AddMoments":      {3, func(sums []float64, xs [][]float32) { k.AddMoments(sums[:n], sums[n:2*n], xs[1], xs[2]) }},
+			"Means":           {1, func(sums []float64, xs [][]float32) { k.Means(xs[0], sums[:n], 2, &Kept{}) }},
 		} {
 			for short := range c.buffers { // 0: none
 				r := newTrial(t, &tally{}, false, "%s, buffer %d short", name, short)
@@ -485,7 +564,7 @@ func TestPointwiseOutOfRange(t *testing.T) {
 				calls++
 			}
 		}
-		if calls != 2+3+3+2+2+3+3+4+3+3 {
+		if calls != 2+3+3+2+2+3+3+4+4+3+2+3+1 {
 			t.Errorf("%d calls", calls)
 		}
 	})

@@ -30,21 +30,23 @@ func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step, n int
 	}
 }
 
-func columnGo(y []float32, x, w Operand, list *List, lanes int) {
-	list.check(x.Data, x.At, 1, w.Data, w.At, lanes)
-	dst := y[:lanes]
+func columnGo(y []float32, x, w Operand, list *List, lanes, images int) {
+	list.check(x.Data, x.At, images, w.Data, w.At, lanes)
 	row := func(p Pair) []float32 {
 		at := w.At + int(p[1])
 		return w.Data[at : at+lanes]
 	}
-	value := func(p Pair) float32 { return x.Data[x.At+int(p[0])] }
-	pairs := list.Pairs
-	for ; len(pairs) >= 4; pairs = pairs[4:] {
-		p, q, r, s := pairs[0], pairs[1], pairs[2], pairs[3]
-		axpy4(dst, row(p), row(q), row(r), row(s), value(p), value(q), value(r), value(s))
-	}
-	for _, p := range pairs {
-		axpy(dst, row(p), value(p))
+	for b := range images {
+		dst := y[b*Tile : b*Tile+lanes]
+		value := func(p Pair) float32 { return x.Data[x.At+int(p[0])+b] }
+		pairs := list.Pairs
+		for ; len(pairs) >= 4; pairs = pairs[4:] {
+			p, q, r, s := pairs[0], pairs[1], pairs[2], pairs[3]
+			axpy4(dst, row(p), row(q), row(r), row(s), value(p), value(q), value(r), value(s))
+		}
+		for _, p := range pairs {
+			axpy(dst, row(p), value(p))
+		}
 	}
 }
 

@@ -69,15 +69,40 @@ func weightGradientAVX512x2(dw *float32, x *float32, list *[2]int32, dy *float32
 //go:noescape
 func weightGradientAVX2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, lanes int)
 
-// columnAVX512 is y[j] += Σ_i x[list[i][0]]·w[list[i][1]+j] for j < lanes ≤ 16. Four partial sums take the rows in turn.
+// columnAVX512x8 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 8, j < lanes ≤ 16.
 //
 //go:noescape
-func columnAVX512(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+func columnAVX512x8(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
 
-// columnAVX2 is y[j] += Σ_i x[list[i][0]]·w[list[i][1]+j] for j < lanes ≤ 16. Four partial sums take the rows in turn.
+// columnAVX512x4 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 4, j < lanes ≤ 16.
 //
 //go:noescape
-func columnAVX2(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+func columnAVX512x4(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+
+// columnAVX512x2 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 2, j < lanes ≤ 16. 2 partial sums take the rows in turn.
+//
+//go:noescape
+func columnAVX512x2(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+
+// columnAVX512x1 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 1, j < lanes ≤ 16. 4 partial sums take the rows in turn.
+//
+//go:noescape
+func columnAVX512x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+
+// columnAVX2x4 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 4, j < lanes ≤ 16.
+//
+//go:noescape
+func columnAVX2x4(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+
+// columnAVX2x2 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 2, j < lanes ≤ 16. 2 partial sums take the rows in turn.
+//
+//go:noescape
+func columnAVX2x2(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+
+// columnAVX2x1 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 1, j < lanes ≤ 16. 4 partial sums take the rows in turn.
+//
+//go:noescape
+func columnAVX2x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
 
 // transposeAVX512 is dst[16b+j] = src[j*ld+b] for b, j < 16; ld in bytes.
 //
@@ -139,6 +164,11 @@ func rectifyGradientAVX512(dx *float32, grad *float32, y *float32, n int, keep i
 //go:noescape
 func sumAVX512(y *float32, a *float32, b *float32, n int)
 
+// scaleShiftAVX512 is y = x*scale + shift, element by element.
+//
+//go:noescape
+func scaleShiftAVX512(y *float32, x *float32, scale *float32, shift *float32, n int)
+
 // adamAVX512 is the update of adam and adamw with the constants k of AdamConstants.
 //
 //go:noescape
@@ -149,10 +179,25 @@ func adamAVX512(w *float32, grad *float32, m *float32, v *float32, k *float32, n
 //go:noescape
 func momentumAVX512(w *float32, grad *float32, m *float32, k *float32, n int)
 
-// addDeviationsAVX512 adds x - first to the sums; n is a multiple of 16.
+// add4RowsAVX512 adds Σ_r x[r*ld+i] to sums[i] for r < 4; ld in bytes, n a multiple of 16.
 //
 //go:noescape
-func addDeviationsAVX512(sums *float64, x *float32, first *float32, n int)
+func add4RowsAVX512(sums *float64, x *float32, ld int, n int)
+
+// add1RowsAVX512 adds Σ_r x[r*ld+i] to sums[i] for r < 1; ld in bytes, n a multiple of 16.
+//
+//go:noescape
+func add1RowsAVX512(sums *float64, x *float32, ld int, n int)
+
+// addMomentsAVX512 adds x - first to d1 and its square to d2; n is a multiple of 16.
+//
+//go:noescape
+func addMomentsAVX512(d1 *float64, d2 *float64, x *float32, first *float32, n int)
+
+// meansAVX512 is dst = float32(m) with m = sums/count; it adds Σ m·dst, Σ m² and Σ (dst-m)² to kept[0…7], kept[8…15] and kept[16…23]; n is a multiple of 16.
+//
+//go:noescape
+func meansAVX512(dst *float32, sums *float64, kept *float64, count float64, n int)
 
 // differencesAVX512 is Σ (x - x): 0 when all numbers are finite, NaN otherwise; n is a multiple of 16.
 //
@@ -209,6 +254,11 @@ func rectifyGradientAVX2(dx *float32, grad *float32, y *float32, n int, keep int
 //go:noescape
 func sumAVX2(y *float32, a *float32, b *float32, n int)
 
+// scaleShiftAVX2 is y = x*scale + shift, element by element.
+//
+//go:noescape
+func scaleShiftAVX2(y *float32, x *float32, scale *float32, shift *float32, n int)
+
 // adamAVX2 is the update of adam and adamw with the constants k of AdamConstants.
 //
 //go:noescape
@@ -219,10 +269,25 @@ func adamAVX2(w *float32, grad *float32, m *float32, v *float32, k *float32, n i
 //go:noescape
 func momentumAVX2(w *float32, grad *float32, m *float32, k *float32, n int)
 
-// addDeviationsAVX2 adds x - first to the sums; n is a multiple of 16.
+// add4RowsAVX2 adds Σ_r x[r*ld+i] to sums[i] for r < 4; ld in bytes, n a multiple of 16.
 //
 //go:noescape
-func addDeviationsAVX2(sums *float64, x *float32, first *float32, n int)
+func add4RowsAVX2(sums *float64, x *float32, ld int, n int)
+
+// add1RowsAVX2 adds Σ_r x[r*ld+i] to sums[i] for r < 1; ld in bytes, n a multiple of 16.
+//
+//go:noescape
+func add1RowsAVX2(sums *float64, x *float32, ld int, n int)
+
+// addMomentsAVX2 adds x - first to d1 and its square to d2; n is a multiple of 16.
+//
+//go:noescape
+func addMomentsAVX2(d1 *float64, d2 *float64, x *float32, first *float32, n int)
+
+// meansAVX2 is dst = float32(m) with m = sums/count; it adds Σ m·dst, Σ m² and Σ (dst-m)² to kept[0…7], kept[8…15] and kept[16…23]; n is a multiple of 16.
+//
+//go:noescape
+func meansAVX2(dst *float32, sums *float64, kept *float64, count float64, n int)
 
 // differencesAVX2 is Σ (x - x): 0 when all numbers are finite, NaN otherwise; n is a multiple of 16.
 //

@@ -27,8 +27,12 @@ func main() {
 		weightGradient512(tiles)
 	}
 	weightGradient2()
-	column512()
-	column2()
+	for _, images := range []int{8, 4, 2, 1} {
+		column512(images)
+	}
+	for _, images := range []int{4, 2, 1} { // registers for no more
+		column2(images)
+	}
 	transpose512()
 	transpose2()
 	pointwise()
@@ -373,10 +377,16 @@ func weightGradient2() {
 	RET()
 }
 
-// column is the product for one image: a vector of output channels, the weights read once and in order.
-func column(name string, vectors int, vector func() VecVirtual, masks func() []Op, load func(Mem, Op, VecVirtual), store func(VecVirtual, Op, Mem)) {
-	TEXT("column"+name, NOSPLIT, "func(y, x, w *float32, list *[2]int32, n, lanes int)")
-	Doc("column" + name + " is y[j] += Σ_i x[list[i][0]]·w[list[i][1]+j] for j < lanes ≤ 16. Four partial sums take the rows in turn.")
+// column is the product for few images: a vector is the output channels of a tile, and the weights are read once and in
+// order, with the lines ahead asked for early, because a pass with few images is over when the weights have been read.
+func column(name string, images, vectors int, vector func() VecVirtual, masks func() []Op, load func(Mem, Op, VecVirtual), store func(VecVirtual, Op, Mem)) {
+	TEXT(fmt.Sprintf("column%sx%d", name, images), NOSPLIT, "func(y, x, w *float32, list *[2]int32, n, lanes int)")
+	parts := max(1, 4/images)
+	in := ""
+	if parts > 1 {
+		in = fmt.Sprintf(" %d partial sums take the rows in turn.", parts)
+	}
+	Doc(fmt.Sprintf("column%sx%d is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < %d, j < lanes ≤ 16.%s", name, images, images, in))
 	Pragma("noescape")
 	y := arg("y")
 	x := arg("x")
@@ -384,33 +394,42 @@ func column(name string, vectors int, vector func() VecVirtual, masks func() []O
 	list := arg("list")
 	n := arg("n")
 	mask := masks()
-	const parts = 4
-	var acc [parts][]VecVirtual
+	acc := make([][][]VecVirtual, parts) // [part][image][vector]
 	for p := range acc {
-		for range vectors {
-			acc[p] = append(acc[p], zero(vector()))
+		for b := range images {
+			acc[p] = append(acc[p], nil)
+			for range vectors {
+				acc[p][b] = append(acc[p][b], zero(vector()))
+			}
 		}
 	}
 	step := func(p, disp int) {
 		xo, wo := GP64(), GP64()
 		MOVLQSX(Mem{Base: list, Disp: disp}, xo)
 		MOVLQSX(Mem{Base: list, Disp: disp + 4}, wo)
-		v := vector()
-		VBROADCASTSS(Mem{Base: x, Index: xo, Scale: 4}, v)
-		for u := range vectors {
-			r := vector()
-			load(Mem{Base: w, Index: wo, Scale: 4, Disp: 64 / vectors * u}, mask[u], r)
-			VFMADD231PS(v, r, acc[p][u])
+		PREFETCHT0(Mem{Base: w, Index: wo, Scale: 4, Disp: ahead})
+		rows := make([]VecVirtual, vectors)
+		for u := range rows {
+			rows[u] = vector()
+			load(Mem{Base: w, Index: wo, Scale: 4, Disp: 64 / vectors * u}, mask[u], rows[u])
+		}
+		for b := range images {
+			v := vector()
+			VBROADCASTSS(Mem{Base: x, Index: xo, Scale: 4, Disp: 4 * b}, v)
+			for u := range rows {
+				VFMADD231PS(v, rows[u], acc[p][b][u])
+			}
 		}
 	}
+	const unrolled = 4
 	Label("fours")
-	CMPQ(n, Imm(parts))
+	CMPQ(n, Imm(unrolled))
 	JLT(LabelRef("rest"))
-	for p := range parts {
-		step(p, 8*p)
+	for i := range unrolled {
+		step(i%parts, 8*i)
 	}
-	ADDQ(Imm(8*parts), list)
-	SUBQ(Imm(parts), n)
+	ADDQ(Imm(8*unrolled), list)
+	SUBQ(Imm(unrolled), n)
 	JMP(LabelRef("fours"))
 	Label("rest")
 	TESTQ(n, n)
@@ -420,26 +439,33 @@ func column(name string, vectors int, vector func() VecVirtual, masks func() []O
 	DECQ(n)
 	JMP(LabelRef("rest"))
 	Label("sum")
-	for u := range vectors {
-		VADDPS(acc[1][u], acc[0][u], acc[0][u])
-		VADDPS(acc[3][u], acc[2][u], acc[2][u])
-		VADDPS(acc[2][u], acc[0][u], acc[0][u])
-		old := vector()
-		m := Mem{Base: y, Disp: 64 / vectors * u}
-		load(m, mask[u], old)
-		VADDPS(old, acc[0][u], acc[0][u])
-		store(acc[0][u], mask[u], m)
+	for b := range images {
+		for u := range vectors {
+			for half := parts / 2; half > 0; half /= 2 {
+				for p := range half {
+					VADDPS(acc[p+half][b][u], acc[p][b][u], acc[p][b][u])
+				}
+			}
+			old := vector()
+			m := Mem{Base: y, Disp: 64*b + 64/vectors*u}
+			load(m, mask[u], old)
+			VADDPS(old, acc[0][b][u], acc[0][b][u])
+			store(acc[0][b][u], mask[u], m)
+		}
 	}
 	VZEROUPPER()
 	RET()
 }
 
-func column512() {
-	column("AVX512", 1, func() VecVirtual { return ZMM() }, func() []Op { return []Op{avx512{}.masked()} }, avx512{}.load, avx512{}.store)
+// ahead is how many bytes of weights ahead of those in use are asked for.
+const ahead = 2048
+
+func column512(images int) {
+	column("AVX512", images, 1, func() VecVirtual { return ZMM() }, func() []Op { return []Op{avx512{}.masked()} }, avx512{}.load, avx512{}.store)
 }
 
-func column2() {
-	column("AVX2", 2, func() VecVirtual { return YMM() }, func() []Op { m := halves2(); return m[:] }, avx2{}.load, avx2{}.store)
+func column2(images int) {
+	column("AVX2", images, 2, func() VecVirtual { return YMM() }, func() []Op { m := halves2(); return m[:] }, avx2{}.load, avx2{}.store)
 }
 
 // transpose512 turns a block of 16 by 16: pairs, quadruples, then the 128-bit lanes.

@@ -349,6 +349,16 @@ func sum2(s vectors) {
 	}, func() {})
 }
 
+func scaleShift(s vectors) {
+	s.text("scaleShift", "y, x, scale, shift *float32, n int", "is y = x*scale + shift, element by element.")
+	y, x, scale, shift, n := arg("y"), arg("x"), arg("scale"), arg("shift"), arg("n")
+	s.rows(onePass(), n, func() {}, func(i GPVirtual, mask Op) {
+		v, a, b := s.loaded(x, i, mask), s.loaded(scale, i, mask), s.loaded(shift, i, mask)
+		VFMADD213PS(b, a, v)
+		s.store(v, mask, at(y, i))
+	}, func() {})
+}
+
 // adam loads AdamConstants in memory order.
 func adam(s vectors) {
 	s.text("adam", "w, grad, m, v, k *float32, n int", "is the update of adam and adamw with the constants k of AdamConstants.")
@@ -391,26 +401,116 @@ func momentum(s vectors) {
 	}, func() {})
 }
 
-// addDeviations adds x - first to sums of doubles, element by element.
-func addDeviations(s vectors) {
-	s.text("addDeviations", "sums *float64, x, first *float32, n int", "adds x - first to the sums; n is a multiple of 16.")
-	sums, x, first, n := arg("sums"), arg("x"), arg("first"), arg("n")
+// addRows adds one row, or four, to sums of doubles, element by element.
+func addRows(s vectors, rows int) {
+	s.text(fmt.Sprintf("add%dRows", rows), "sums *float64, x *float32, ld, n int", fmt.Sprintf("adds Σ_r x[r*ld+i] to sums[i] for r < %d; ld in bytes, n a multiple of 16.", rows))
+	sums, x, ld, n := arg("sums"), arg("x"), arg("ld"), arg("n")
+	ld3 := GP64()
+	LEAQ(Mem{Base: ld, Index: ld, Scale: 2}, ld3)
+	all := []Mem{{Base: x}, {Base: x, Index: ld, Scale: 1}, {Base: x, Index: ld, Scale: 2}, {Base: x, Index: ld3, Scale: 1}}
 	i := GP64()
 	XORQ(i, i)
 	Label("loop")
 	TESTQ(n, n)
 	JE(LabelRef("done"))
-	a, b := s.widen(s.loaded(x, i, nil)), s.widen(s.loaded(first, i, nil))
 	for u := range 2 {
+		// acc are the doubles of half a vector of floats
+		acc := s.vector()
 		m := Mem{Base: sums, Index: i, Scale: 2, Disp: 4 * s.width() * u}
-		VSUBPD(b[u], a[u], a[u])
-		VADDPD(m, a[u], a[u])
-		VMOVUPD(a[u], m)
+		VMOVUPD(m, acc)
+		for _, row := range all[:rows] {
+			v := s.vector()
+			VCVTPS2PD(row.Offset(2*s.width()*u), v)
+			VADDPD(v, acc, acc)
+		}
+		VMOVUPD(acc, m)
+	}
+	ADDQ(Imm(uint64(4*s.width())), x)
+	ADDQ(Imm(uint64(4*s.width())), i)
+	SUBQ(Imm(uint64(s.width())), n)
+	JMP(LabelRef("loop"))
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// addMoments adds the deviations of a row from another, and their squares, to sums of doubles, element by element.
+func addMoments(s vectors) {
+	s.text("addMoments", "d1, d2 *float64, x, first *float32, n int", "adds x - first to d1 and its square to d2; n is a multiple of 16.")
+	d1, d2, x, first, n := arg("d1"), arg("d2"), arg("x"), arg("first"), arg("n")
+	i := GP64()
+	XORQ(i, i)
+	Label("loop")
+	TESTQ(n, n)
+	JE(LabelRef("done"))
+	for u := range 2 {
+		half := func(base GPVirtual) VecVirtual {
+			v := s.vector()
+			VCVTPS2PD(Mem{Base: base, Index: i, Scale: 1, Disp: 2 * s.width() * u}, v)
+			return v
+		}
+		sum := func(base GPVirtual) (Mem, VecVirtual) {
+			v, m := s.vector(), Mem{Base: base, Index: i, Scale: 2, Disp: 4 * s.width() * u}
+			VMOVUPD(m, v)
+			return m, v
+		}
+		v, f := half(x), half(first)
+		VSUBPD(f, v, v)
+		m, acc := sum(d1)
+		VADDPD(v, acc, acc)
+		VMOVUPD(acc, m)
+		m, acc = sum(d2)
+		VFMADD231PD(v, v, acc)
+		VMOVUPD(acc, m)
 	}
 	ADDQ(Imm(uint64(4*s.width())), i)
 	SUBQ(Imm(uint64(s.width())), n)
 	JMP(LabelRef("loop"))
 	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// means divides sums of doubles, rounds the quotients to floats and adds up what the rounding did to them.
+func means(s vectors) {
+	s.text("means", "dst *float32, sums *float64, kept *float64, count float64, n int", "is dst = float32(m) with m = sums/count; it adds Σ m·dst, Σ m² and Σ (dst-m)² to kept[0…7], kept[8…15] and kept[16…23]; n is a multiple of 16.")
+	dst, sums, kept, n := arg("dst"), arg("sums"), arg("kept"), arg("n")
+	count := s.vector()
+	VBROADCASTSD(NewParamAddr("count", 24), count)
+	cross, before, diff := s.loadDoubles(Mem{Base: kept}), s.loadDoubles(Mem{Base: kept, Disp: 64}), s.loadDoubles(Mem{Base: kept, Disp: 128})
+	Label("loop")
+	TESTQ(n, n)
+	JE(LabelRef("done"))
+	for u := range 2 {
+		m, back := s.vector(), s.vector()
+		VMOVUPD(Mem{Base: sums, Disp: 4 * s.width() * u}, m)
+		VDIVPD(count, m, m)
+		half := Mem{Base: dst, Disp: 2 * s.width() * u}
+		if s.width() == 16 {
+			f := YMM()
+			VCVTPD2PS(m, f)
+			VMOVUPS(f, half)
+			VCVTPS2PD(f, back)
+		} else {
+			f := XMM()
+			VCVTPD2PSY(m, f)
+			VMOVUPS(f, half)
+			VCVTPS2PD(f, back)
+		}
+		at := u % len(cross.r)
+		VFMADD231PD(m, back, cross.r[at])
+		VFMADD231PD(m, m, before.r[at])
+		VSUBPD(m, back, back)
+		VFMADD231PD(back, back, diff.r[at])
+	}
+	ADDQ(Imm(uint64(4*s.width())), dst)
+	ADDQ(Imm(uint64(8*s.width())), sums)
+	SUBQ(Imm(uint64(s.width())), n)
+	JMP(LabelRef("loop"))
+	Label("done")
+	cross.store(Mem{Base: kept})
+	before.store(Mem{Base: kept, Disp: 64})
+	diff.store(Mem{Base: kept, Disp: 128})
 	VZEROUPPER()
 	RET()
 }
@@ -462,9 +562,13 @@ func pointwise() {
 		rectify(s)
 		rectifyGradient(s)
 		sum2(s)
+		scaleShift(s)
 		adam(s)
 		momentum(s)
-		addDeviations(s)
+		addRows(s, 4)
+		addRows(s, 1)
+		addMoments(s)
+		means(s)
 		notFinite(s)
 	}
 }

@@ -1,0 +1,51 @@
+// Package arena holds an engine's large arrays in one piece of memory of a size that is known beforehand.
+//
+// The piece lies outside of the garbage collector's heap, which else would wait until as much garbage had gathered as an
+// engine is large, and on Linux in huge pages where the kernel grants them: weights of hundreds of megabytes that are
+// read once a pass otherwise cost a page walk every four kilobytes.
+package arena
+
+import "fmt"
+
+// line is the number of floats in a cache line, on which every array begins.
+const line = 16
+
+// Padded is the number of floats that an array of n takes.
+func Padded(n int) int { return (n + line - 1) / line * line }
+
+// Arena is a piece of memory from which arrays are taken one after the other.
+type Arena struct {
+	rest    []float32
+	release func() error
+}
+
+// New returns an arena of so many floats, all 0.
+func New(floats int) (*Arena, error) {
+	memory, release, err := allocate(floats)
+	if err != nil {
+		return nil, fmt.Errorf("arena: %d bytes: %w", 4*int64(floats), err)
+	}
+	return &Arena{memory, release}, nil
+}
+
+// Floats takes an array of n, which are 0. The arena must have been made large enough.
+func (a *Arena) Floats(n int) []float32 {
+	size := Padded(n)
+	if size > len(a.rest) {
+		panic("arena: more taken than planned")
+	}
+	taken := a.rest[:n:n]
+	a.rest = a.rest[size:]
+	return taken
+}
+
+// Left is the number of floats that have not been taken.
+func (a *Arena) Left() int { return len(a.rest) }
+
+// Close gives the memory back. The arrays must not be used afterwards.
+func (a *Arena) Close() error {
+	a.rest = nil
+	release := a.release
+	a.release = func() error { return nil }
+	return release()
+}
