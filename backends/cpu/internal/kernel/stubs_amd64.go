@@ -114,6 +114,56 @@ func transposeAVX512(dst *float32, src *float32, ld int)
 //go:noescape
 func transposeAVX2(dst *float32, src *float32, ld int)
 
+// fmaPeakAVX512 adds x[0]·x[1] to each number of 12 vectors, 2 times in each of n > 0 rounds, and leaves the vectors' sum in x[:16].
+//
+//go:noescape
+func fmaPeakAVX512(x *float32, n int)
+
+// readAVX512 leaves in sum[:16] the sums of every 16-th number of n > 0 blocks of 128.
+//
+//go:noescape
+func readAVX512(sum *float32, x *float32, n int)
+
+// copyAVX512 copies n > 0 blocks of 128 with ordinary stores.
+//
+//go:noescape
+func copyAVX512(dst *float32, src *float32, n int)
+
+// streamAVX512 copies n > 0 blocks of 128 with stores past the caches, dst on a multiple of 64 bytes.
+//
+//go:noescape
+func streamAVX512(dst *float32, src *float32, n int)
+
+// scaleAVX512 multiplies n > 0 blocks of 128 in place.
+//
+//go:noescape
+func scaleAVX512(x *float32, n int, factor float32)
+
+// fmaPeakAVX2 adds x[0]·x[1] to each number of 12 vectors, 2 times in each of n > 0 rounds, and leaves the vectors' sum in x[:8].
+//
+//go:noescape
+func fmaPeakAVX2(x *float32, n int)
+
+// readAVX2 leaves in sum[:8] the sums of every 8-th number of n > 0 blocks of 128.
+//
+//go:noescape
+func readAVX2(sum *float32, x *float32, n int)
+
+// copyAVX2 copies n > 0 blocks of 128 with ordinary stores.
+//
+//go:noescape
+func copyAVX2(dst *float32, src *float32, n int)
+
+// streamAVX2 copies n > 0 blocks of 128 with stores past the caches, dst on a multiple of 64 bytes.
+//
+//go:noescape
+func streamAVX2(dst *float32, src *float32, n int)
+
+// scaleAVX2 multiplies n > 0 blocks of 128 in place.
+//
+//go:noescape
+func scaleAVX2(x *float32, n int, factor float32)
+
 // momentSumsAVX512 adds, channel by channel, Σ x to the first eight sums and Σ x² to the next eight.
 //
 //go:noescape

@@ -35,6 +35,7 @@ func main() {
 	}
 	transpose512()
 	transpose2()
+	limits()
 	pointwise()
 	Generate()
 }
