@@ -59,15 +59,17 @@ type Limits struct {
 	kernel.Limits
 	Kernels string // the version of the kernels
 	Own     bool   // false: the version has no such loops, these are portable Go and do not reach the machine's limits
+	Threads int    // that a backend opened with the same options works with
+	Notes   []string
 }
 
-// LimitsOf gives the loops of a version of Versions; "" takes the best.
-func LimitsOf(version string) (Limits, error) {
-	b, err := Open(Options{Threads: 1, Kernels: version})
+// LimitsOf gives the loops that belong to a backend opened with these options.
+func LimitsOf(o Options) (Limits, error) {
+	b, err := Open(o)
 	if err != nil {
 		return Limits{}, err
 	}
-	k := b.(backend).kernels
-	l, own := k.Limits()
-	return Limits{l, k.Name, own}, nil
+	x := b.(backend)
+	l, own := x.kernels.Limits()
+	return Limits{l, x.kernels.Name, own, x.threads, b.Caps().Notes}, nil
 }

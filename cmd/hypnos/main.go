@@ -4,6 +4,7 @@
 //	hypnos train       train a network as a TOML file says
 //	hypnos eval        test a checkpoint
 //	hypnos summary     sizes of a network
+//	hypnos bench       speed against the machine's limits and against other programs
 //	hypnos doctor      what this machine and build can do
 package main
 
@@ -53,6 +54,7 @@ func commands() []command {
 		{"train", "train a network as a TOML file says; resumes", trainCommand},
 		{"eval", "test a checkpoint", eval},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
+		{"bench", "speed against the machine's limits and against other programs", bench},
 		{"doctor", "what this machine and build can do", doctor},
 	}
 }

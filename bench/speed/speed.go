@@ -1,0 +1,149 @@
+// Package speed measures how fast the CPU backend is, against the machine's own limits and against other programs.
+//
+// First the limits: the peak of fused multiply-adds and the bandwidth of memory, on one and on all threads, by loops in
+// the vectors of the backend's kernels. Then layers of the paper's networks and whole networks, each with the bound
+// that follows from its arithmetic (cost.go) and the share of it that is reached. A peer is a program that prints its
+// own timings as JSON lines (peer.go); it runs in alternation with the same work here, because only ratios of
+// measurements that lie close together mean anything on a machine that does other things besides.
+package speed
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"regexp"
+	"time"
+
+	"hypnos/backends/cpu"
+)
+
+// Options of Run.
+type Options struct {
+	Threads int            // 0: one a core
+	Kernels string         // a version of cpu.Versions; "" takes the best
+	Budget  time.Duration  // time to measure each row
+	Only    *regexp.Regexp // rows by Name; nil: all
+	Peers   []string       // commands of peers; with any, only what they measure is measured
+	Rounds  int            // how often each peer runs
+}
+
+// Machine is where a result was measured, as far as the caller could find out; zero values are unknown.
+type Machine struct {
+	CPU         string   `json:"cpu,omitempty"`
+	Platform    string   `json:"platform"`
+	Cores       int      `json:"cores"`
+	MemoryMB    int64    `json:"memory_mb,omitempty"`
+	AvailableMB int64    `json:"memory_available_mb,omitempty"`
+	CacheKB     int64    `json:"last_level_cache_kb,omitempty"`
+	Versions    []string `json:"kernel_versions"` // of cpu.Versions: what the processor's features allow
+}
+
+// Result is everything that was measured.
+type Result struct {
+	Program     string       `json:"program"` // name and commit
+	Date        time.Time    `json:"date"`
+	Go          string       `json:"go"`
+	Machine     Machine      `json:"machine"`
+	Kernels     string       `json:"kernels"`
+	Threads     int          `json:"threads"`
+	Notes       []string     `json:"notes,omitempty"`
+	Budget      float64      `json:"budget_s"` // for each row
+	Limits      []Limit      `json:"limits"`
+	Rows        []Row        `json:"rows"`
+	Skipped     []Skipped    `json:"skipped,omitempty"`
+	Comparisons []Comparison `json:"comparisons,omitempty"`
+}
+
+// Skipped is a row that was not measured.
+type Skipped struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+// Run measures, and writes tables to out as it goes and what it is at to progress. It fills in r, which comes with
+// Program, Date, Go and Machine.
+func Run(ctx context.Context, o Options, r *Result, out, progress io.Writer) error {
+	shapes, err := Shapes()
+	if err != nil {
+		return err
+	}
+	keys := defaultKeys(shapes, o.Only)
+	if len(keys) == 0 {
+		return fmt.Errorf("speed: no row matches %q (rows are like %s and %s)", o.Only, Key{LC, shapes[0].Name, 64, Both}, Key{Net, "r20lc", 64, TrainStep})
+	}
+	options := cpu.Options{Threads: o.Threads, Kernels: o.Kernels}
+	loops, err := cpu.LimitsOf(options)
+	if err != nil {
+		return err
+	}
+	r.Kernels, r.Threads, r.Notes, r.Budget = loops.Kernels, loops.Threads, loops.Notes, o.Budget.Seconds()
+	if !loops.Own {
+		r.Notes = append(r.Notes, fmt.Sprintf("the limits are those of portable Go, as %s kernels have no loops for them: the machine's are higher", loops.Kernels))
+	}
+	t := &table{out: out, progressTo: progress}
+	t.machine(r)
+	b := bench{cpu: options, threads: loops.Threads, budget: o.Budget, machine: r.Machine}
+	if err := b.limits(ctx, loops, r, t); err != nil {
+		return err
+	}
+	if len(o.Peers) > 0 {
+		err = b.peers(ctx, o, shapes, r, t)
+	} else {
+		err = b.rows(ctx, keys, shapes, r, t)
+	}
+	if err != nil {
+		return err
+	}
+	t.skipped(r.Skipped)
+	return t.err
+}
+
+// limits measures the machine's limits.
+func (b *bench) limits(ctx context.Context, loops cpu.Limits, r *Result, t *table) error {
+	threads := []int{1}
+	if b.threads > 1 {
+		threads = append(threads, b.threads)
+	}
+	t.progress("measuring the limits of the machine")
+	var err error
+	if r.Limits, err = measureLimits(ctx, loops, threads, bufferBytes(b.machine.AvailableMB), min(limitTime, b.budget)); err != nil {
+		return err
+	}
+	b.all = limitsFor(r.Limits, b.threads)
+	t.limits(r.Limits, threads)
+	return t.err
+}
+
+// rows measures the rows of the keys.
+func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result, t *table) error {
+	all, unknown := subjects(keys, shapes)
+	for _, err := range unknown {
+		return err
+	}
+	for _, s := range all {
+		t.progress("measuring %s %s", s.kind, s.layer)
+		done := func(row Row) {
+			r.Rows = append(r.Rows, row)
+			t.measured(row)
+		}
+		if err := b.measure(ctx, s, true, done, func(s Skipped) { r.Skipped = append(r.Skipped, s) }); err != nil {
+			return err
+		}
+	}
+	t.legend(b.machine.CacheKB)
+	return t.err
+}
+
+// peers compares with each peer.
+func (b *bench) peers(ctx context.Context, o Options, shapes []Shape, r *Result, t *table) error {
+	wanted := func(k Key) bool { return o.Only == nil || o.Only.MatchString(k.String()) }
+	for _, command := range o.Peers {
+		c, skipped, err := b.compare(ctx, command, o.Rounds, shapes, wanted, t)
+		if err != nil {
+			return err
+		}
+		r.Comparisons, r.Skipped = append(r.Comparisons, c), append(r.Skipped, skipped...)
+		t.comparison(c)
+	}
+	return t.err
+}
