@@ -62,12 +62,12 @@ func (t *table) row(cells ...string) {
 	t.printf("%s\n", strings.TrimRight(line.String(), " "))
 }
 
-// digits writes a number with four significant digits, but at least all before the point.
+// digits writes a number with three significant digits, but at least all before the point.
 func digits(x float64) string {
 	if x == 0 || math.IsNaN(x) || math.IsInf(x, 0) {
 		return fmt.Sprintf("%g", x)
 	}
-	return fmt.Sprintf("%.*f", min(6, max(0, 3-int(math.Floor(math.Log10(math.Abs(x)))))), x)
+	return fmt.Sprintf("%.*f", min(5, max(0, 2-int(math.Floor(math.Log10(math.Abs(x)))))), x)
 }
 
 func (s Spread) extremes() string { return digits(s.Min) + " … " + digits(s.Max) }
@@ -144,7 +144,7 @@ func (t *table) measured(r Row) {
 	}
 	ms := []string{digits(r.MS.Median), r.MS.extremes()}
 	tail := []string{digits(r.Bytes / 1e6), digits(r.GBs), digits(r.BoundMS), fmt.Sprintf("%.0f %%", 100*r.Share), binds, gain}
-	tailColumns := []column{{"MB", 6}, {"GB/s", 6}, {"bound ms", 8}, {"share", 6}, {"binds", -15}, {fmt.Sprintf("× 1 thread"), -1}}
+	tailColumns := []column{{"MB", 6}, {"GB/s", 6}, {"bound ms", 8}, {"share", 6}, {"binds", -15}, {"× 1 thread", -1}}
 	if r.Kind == Net {
 		t.begin("Networks, everything included", append([]column{
 			{"net", -6}, {"batch", 5}, {"what", -16}, {"ms", 7}, {"min … max", -17}, {"images/s", 8}, {"GFLOP/s", 7}}, tailColumns...))

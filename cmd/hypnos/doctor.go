@@ -106,18 +106,25 @@ func orUnknown(s string) string {
 	return s
 }
 
-// version is the module's version or the commit it was built from.
+// version is the commit that the program was built from, with a + when files had changed since, or the module's version.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "(unknown)"
 	}
+	commit, changed := "", ""
 	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value[:min(12, len(s.Value))]
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+"
 		}
 	}
-	return info.Main.Version
+	if commit == "" {
+		return info.Main.Version
+	}
+	return commit + changed
 }
 
 // lineOf returns what follows the colon on the first line of a file that begins with a key, "" where there is none, as
