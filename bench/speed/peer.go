@@ -42,7 +42,10 @@ func (p peerRow) keys() []Key {
 }
 
 func (p peerRow) String() string {
-	return fmt.Sprintf("%s %s", p.Impl, Key{cmp.Or(p.Net, p.Layer), "", p.Batch, p.What})
+	if p.Batch == 0 {
+		return fmt.Sprintf("%s %s/%s", p.Impl, cmp.Or(p.Net, p.Layer), p.What)
+	}
+	return fmt.Sprintf("%s %s/%d/%s", p.Impl, cmp.Or(p.Net, p.Layer), p.Batch, p.What)
 }
 
 // runPeer runs a peer's command and reads its rows.

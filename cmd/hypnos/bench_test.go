@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+)
+
+func TestBenchUsage(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"bench", exitUsage, "missing the name"},
+		{"bench quality", exitUsage, "quality"},
+		{"bench --help", exitOK, "speed"},
+		{"bench speed --help", exitOK, "Examples"},
+		{"bench speed now", exitUsage, "now"},
+		{"bench speed --budget 0", exitUsage, "--budget"},
+		{"bench speed --budget NaN", exitUsage, "--budget"},
+		{"bench speed --rounds 0", exitUsage, "--rounds"},
+		{"bench speed --only (", exitUsage, "--only"},
+		{"bench speed --only nothing", exitFailed, "no row matches"},
+		{"bench speed --kernels mmx", exitFailed, "mmx"},
+	} {
+		var out, errs bytes.Buffer
+		code := run(context.Background(), strings.Fields(c.args), console{&out, &errs})
+		if all := out.String() + errs.String(); code != c.code || !strings.Contains(all, c.want) {
+			t.Errorf("hypnos %s: code %d, want %d with %q:\n%s", c.args, code, c.code, c.want, all)
+		}
+	}
+}
