@@ -74,6 +74,14 @@ func (s Spread) extremes() string { return digits(s.Min) + " … " + digits(s.Ma
 
 func (s Spread) String() string { return fmt.Sprintf("%s (%s)", digits(s.Median), s.extremes()) }
 
+// batchSize is empty where a work has none.
+func batchSize(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
 func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -131,10 +139,7 @@ func bytesOf(all []Limit) int64 {
 
 // measured writes a row.
 func (t *table) measured(r Row) {
-	batch, gain := "", ""
-	if r.Batch > 0 {
-		batch = fmt.Sprint(r.Batch)
-	}
+	batch, gain := batchSize(r.Batch), ""
 	if r.OneThread != nil {
 		gain = r.OneThread.Ratio.String()
 	}
@@ -147,7 +152,7 @@ func (t *table) measured(r Row) {
 	tailColumns := []column{{"MB", 6}, {"GB/s", 6}, {"bound ms", 8}, {"share", 6}, {"binds", -15}, {"× 1 thread", -1}}
 	if r.Kind == Net {
 		t.begin("Networks, everything included", append([]column{
-			{"net", -6}, {"batch", 5}, {"what", -16}, {"ms", 7}, {"min … max", -17}, {"images/s", 8}, {"GFLOP/s", 7}}, tailColumns...))
+			{"net", -6}, {"batch", 5}, {"what", -16}, {"ms", 7}, {"min … max", -15}, {"images/s", 8}, {"GFLOP/s", 7}}, tailColumns...))
 		perS, gflops := "", ""
 		if r.Batch > 0 {
 			perS = digits(r.ImagesPerS)
@@ -159,7 +164,7 @@ func (t *table) measured(r Row) {
 		return
 	}
 	t.begin("Single layers, without optimiser", append([]column{
-		{"kind", -6}, {"layer", -8}, {"batch", 5}, {"what", -7}, {"ms", 7}, {"min … max", -17}, {"GFLOP/s", 7}, {"GMAC", 6}}, tailColumns...))
+		{"kind", -6}, {"layer", -8}, {"batch", 5}, {"what", -7}, {"ms", 7}, {"min … max", -15}, {"GFLOP/s", 7}, {"GMAC", 6}}, tailColumns...))
 	t.row(append([]string{r.Kind, r.Layer, batch, r.What, ms[0], ms[1], digits(r.GFLOPS), digits(r.MACs / 1e9)}, tail...)...)
 }
 
@@ -193,7 +198,7 @@ func (t *table) comparison(c Comparison) {
 		{"peer", -34}, {"here", -6}, {"layer", -8}, {"batch", 5}, {"what", -16}, {"peer ms", 8}, {"here ms", 8}, {"ratio", 6}, {"min … max", -15},
 	})
 	for _, p := range c.Pairs {
-		t.row(p.Impl, p.Ours.Kind, p.Ours.Layer, fmt.Sprint(p.Ours.Batch), p.Ours.What,
+		t.row(p.Impl, p.Ours.Kind, p.Ours.Layer, batchSize(p.Ours.Batch), p.Ours.What,
 			digits(spreadOf(p.PeerMS).Median), digits(spreadOf(p.OursMS).Median), digits(p.Ratio.Median), p.Ratio.extremes())
 	}
 	if len(c.Means) > 0 {

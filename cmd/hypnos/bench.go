@@ -74,7 +74,7 @@ Examples:
 	}
 	if err := speed.Run(ctx, o, &r, c.Out, c.Err); err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w", train.ErrInterrupted)
+			return train.ErrInterrupted
 		}
 		return err
 	}
