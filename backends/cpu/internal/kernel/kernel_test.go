@@ -618,7 +618,7 @@ func TestOutOfRange(t *testing.T) {
 }
 
 // A version is offered only where the processor has every extension that its assembly requires, as the generated file
-// says. AVX comes with the others, SSE and MMX+, which is prefetching, with amd64.
+// says. AVX comes with the others, SSE and MMX+, which is prefetching and the fence of stores, with amd64.
 func TestExtensions(t *testing.T) {
 	has := map[string]*bool{
 		"AVX512F": &cpu.X86.HasAVX512F, "AVX512DQ": &cpu.X86.HasAVX512DQ, "BMI2": &cpu.X86.HasBMI2,
