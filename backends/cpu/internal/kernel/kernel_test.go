@@ -21,7 +21,7 @@ const roundoff = 0x1p-24
 // eachVersion runs a test on every version of the kernels, and says which this machine cannot run.
 func eachVersion(t *testing.T, f func(t *testing.T, k *Kernels)) {
 	t.Helper()
-	for _, name := range []string{"avx512", "avx2", "portable"} {
+	for _, name := range []string{"avx512", "avx2", "neon", "portable"} {
 		t.Run(name, func(t *testing.T) {
 			i := slices.IndexFunc(Versions(), func(k *Kernels) bool { return k.Name == name })
 			if i < 0 {
