@@ -825,28 +825,28 @@ sums:
 	// All sums are read before any is written: rows may be the same.
 	FLDPQ 0(R7), (F16, F17)
 	FLDPQ 32(R7), (F18, F19)
-	WORD $0x4e30d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e31d421 // fadd v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e32d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e33d463 // fadd v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
+	WORD $0x4e30d400 // fadd v0.4s, v0.4s, v16.4s
+	WORD $0x4e31d421 // fadd v1.4s, v1.4s, v17.4s
+	WORD $0x4e32d442 // fadd v2.4s, v2.4s, v18.4s
+	WORD $0x4e33d463 // fadd v3.4s, v3.4s, v19.4s
 	FLDPQ 0(R9), (F16, F17)
 	FLDPQ 32(R9), (F18, F19)
-	WORD $0x4e30d484 // fadd v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
-	WORD $0x4e31d4a5 // fadd v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4e32d4c6 // fadd v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
-	WORD $0x4e33d4e7 // fadd v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
+	WORD $0x4e30d484 // fadd v4.4s, v4.4s, v16.4s
+	WORD $0x4e31d4a5 // fadd v5.4s, v5.4s, v17.4s
+	WORD $0x4e32d4c6 // fadd v6.4s, v6.4s, v18.4s
+	WORD $0x4e33d4e7 // fadd v7.4s, v7.4s, v19.4s
 	FLDPQ 0(R11), (F16, F17)
 	FLDPQ 32(R11), (F18, F19)
-	WORD $0x4e30d508 // fadd v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
-	WORD $0x4e31d529 // fadd v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4e32d54a // fadd v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4e33d56b // fadd v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x4e30d508 // fadd v8.4s, v8.4s, v16.4s
+	WORD $0x4e31d529 // fadd v9.4s, v9.4s, v17.4s
+	WORD $0x4e32d54a // fadd v10.4s, v10.4s, v18.4s
+	WORD $0x4e33d56b // fadd v11.4s, v11.4s, v19.4s
 	FLDPQ 0(R13), (F16, F17)
 	FLDPQ 32(R13), (F18, F19)
-	WORD $0x4e30d58c // fadd v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
-	WORD $0x4e31d5ad // fadd v13.4s, v13.%!s(main.vec=13), v%!d(string=4s).%!s(main.vec=13)
-	WORD $0x4e32d5ce // fadd v14.4s, v14.%!s(main.vec=14), v%!d(string=4s).%!s(main.vec=14)
-	WORD $0x4e33d5ef // fadd v15.4s, v15.%!s(main.vec=15), v%!d(string=4s).%!s(main.vec=15)
+	WORD $0x4e30d58c // fadd v12.4s, v12.4s, v16.4s
+	WORD $0x4e31d5ad // fadd v13.4s, v13.4s, v17.4s
+	WORD $0x4e32d5ce // fadd v14.4s, v14.4s, v18.4s
+	WORD $0x4e33d5ef // fadd v15.4s, v15.4s, v19.4s
 write:
 	FSTPQ (F0, F1), 0(R7)
 	FSTPQ (F2, F3), 32(R7)
@@ -941,22 +941,22 @@ ones:
 sum:
 	FLDPQ 0(R0), (F18, F19)
 	FLDPQ 32(R0), (F20, F21)
-	WORD $0x4e24d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e2cd508 // fadd v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
-	WORD $0x4e28d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e32d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e25d421 // fadd v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e2dd529 // fadd v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4e29d421 // fadd v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e33d421 // fadd v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e26d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e2ed54a // fadd v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4e2ad442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e34d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e27d463 // fadd v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
-	WORD $0x4e2fd56b // fadd v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x4e2bd463 // fadd v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
-	WORD $0x4e35d463 // fadd v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	WORD $0x4e2cd508 // fadd v8.4s, v8.4s, v12.4s
+	WORD $0x4e28d400 // fadd v0.4s, v0.4s, v8.4s
+	WORD $0x4e32d400 // fadd v0.4s, v0.4s, v18.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e2dd529 // fadd v9.4s, v9.4s, v13.4s
+	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
+	WORD $0x4e33d421 // fadd v1.4s, v1.4s, v19.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e2ed54a // fadd v10.4s, v10.4s, v14.4s
+	WORD $0x4e2ad442 // fadd v2.4s, v2.4s, v10.4s
+	WORD $0x4e34d442 // fadd v2.4s, v2.4s, v20.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x4e2fd56b // fadd v11.4s, v11.4s, v15.4s
+	WORD $0x4e2bd463 // fadd v3.4s, v3.4s, v11.4s
+	WORD $0x4e35d463 // fadd v3.4s, v3.4s, v21.4s
 	FSTPQ (F0, F1), 0(R0)
 	FSTPQ (F2, F3), 32(R0)
 	RET
@@ -1011,10 +1011,10 @@ ones:
 	BGE ones
 sum:
 	FMOVQ 0(R0), F6
-	WORD $0x4e21d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e23d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e22d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e26d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e26d400 // fadd v0.4s, v0.4s, v6.4s
 	FMOVQ F0, 0(R0)
 	RET
 
@@ -1068,10 +1068,10 @@ ones:
 	BGE ones
 sum:
 	FMOVS 0(R0), F6
-	WORD $0x4e21d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e23d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e22d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e26d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e26d400 // fadd v0.4s, v0.4s, v6.4s
 	FMOVS F0, 0(R0)
 	RET
 
@@ -1167,13 +1167,13 @@ vectors:
 	WORD $0x4e61790b // fcvtl2 v11.2d, v8.4s
 	WORD $0x0e61792c // fcvtl v12.2d, v9.2s
 	WORD $0x4e61792d // fcvtl2 v13.2d, v9.4s
-	WORD $0x4e6ad400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e6ad400 // fadd v0.2d, v0.2d, v10.2d
 	VFMLA V10.D2, V10.D2, V4.D2
-	WORD $0x4e6bd421 // fadd v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
+	WORD $0x4e6bd421 // fadd v1.2d, v1.2d, v11.2d
 	VFMLA V11.D2, V11.D2, V5.D2
-	WORD $0x4e6cd442 // fadd v2.2d, v2.%!s(main.vec=2), v%!d(string=2d).%!s(main.vec=2)
+	WORD $0x4e6cd442 // fadd v2.2d, v2.2d, v12.2d
 	VFMLA V12.D2, V12.D2, V6.D2
-	WORD $0x4e6dd463 // fadd v3.2d, v3.%!s(main.vec=3), v%!d(string=2d).%!s(main.vec=3)
+	WORD $0x4e6dd463 // fadd v3.2d, v3.2d, v13.2d
 	VFMLA V13.D2, V13.D2, V7.D2
 	ADD $32, R1
 	SUBS $8, R4
@@ -1186,9 +1186,9 @@ four:
 	FMOVQ 0(R1), F8
 	WORD $0x0e617909 // fcvtl v9.2d, v8.2s
 	WORD $0x4e61790a // fcvtl2 v10.2d, v8.4s
-	WORD $0x4e69d400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e69d400 // fadd v0.2d, v0.2d, v9.2d
 	VFMLA V9.D2, V9.D2, V4.D2
-	WORD $0x4e6ad421 // fadd v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
+	WORD $0x4e6ad421 // fadd v1.2d, v1.2d, v10.2d
 	VFMLA V10.D2, V10.D2, V5.D2
 	ADD $16, R1
 	SUBS $4, R4
@@ -1199,7 +1199,7 @@ number:
 one:
 	FMOVS 0(R1), F8
 	WORD $0x0e617909 // fcvtl v9.2d, v8.2s
-	WORD $0x4e69d400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e69d400 // fadd v0.2d, v0.2d, v9.2d
 	VFMLA V9.D2, V9.D2, V4.D2
 	ADD $4, R1
 	SUBS $1, R4
@@ -1233,13 +1233,13 @@ channel:
 vectors:
 	FLDPQ 0(R1), (F4, F5)
 	FLDPQ 32(R1), (F6, F7)
-	WORD $0x4ea0d484 // fsub v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4ea0d484 // fsub v4.4s, v4.4s, v0.4s
 	VORR V2.B16, V2.B16, V8.B16
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V9.B16
-	WORD $0x4ea0d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4c6 // fsub v6.4s, v6.4s, v0.4s
 	VORR V2.B16, V2.B16, V10.B16
-	WORD $0x4ea0d4e7 // fsub v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
+	WORD $0x4ea0d4e7 // fsub v7.4s, v7.4s, v0.4s
 	VORR V2.B16, V2.B16, V11.B16
 	VFMLA V1.S4, V4.S4, V8.S4
 	VFMLA V1.S4, V5.S4, V9.S4
@@ -1257,7 +1257,7 @@ vector:
 	PCALIGN $16
 four:
 	FMOVQ 0(R1), F4
-	WORD $0x4ea0d484 // fsub v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4ea0d484 // fsub v4.4s, v4.4s, v0.4s
 	VORR V2.B16, V2.B16, V5.B16
 	VFMLA V1.S4, V4.S4, V5.S4
 	FMOVQ F5, 0(R0)
@@ -1270,7 +1270,7 @@ number:
 	BLT end
 one:
 	FMOVS 0(R1), F4
-	WORD $0x4ea0d484 // fsub v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4ea0d484 // fsub v4.4s, v4.4s, v0.4s
 	VORR V2.B16, V2.B16, V5.B16
 	VFMLA V1.S4, V4.S4, V5.S4
 	FMOVS F5, 0(R0)
@@ -1311,13 +1311,13 @@ vectors:
 	WORD $0x4e617974 // fcvtl2 v20.2d, v11.4s
 	WORD $0x0e617995 // fcvtl v21.2d, v12.2s
 	WORD $0x4e617996 // fcvtl2 v22.2d, v12.4s
-	WORD $0x4e6fd400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e6fd400 // fadd v0.2d, v0.2d, v15.2d
 	VFMLA V19.D2, V15.D2, V4.D2
-	WORD $0x4e70d421 // fadd v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
+	WORD $0x4e70d421 // fadd v1.2d, v1.2d, v16.2d
 	VFMLA V20.D2, V16.D2, V5.D2
-	WORD $0x4e71d442 // fadd v2.2d, v2.%!s(main.vec=2), v%!d(string=2d).%!s(main.vec=2)
+	WORD $0x4e71d442 // fadd v2.2d, v2.2d, v17.2d
 	VFMLA V21.D2, V17.D2, V6.D2
-	WORD $0x4e72d463 // fadd v3.2d, v3.%!s(main.vec=3), v%!d(string=2d).%!s(main.vec=3)
+	WORD $0x4e72d463 // fadd v3.2d, v3.2d, v18.2d
 	VFMLA V22.D2, V18.D2, V7.D2
 	ADD $32, R1
 	ADD $32, R2
@@ -1334,9 +1334,9 @@ four:
 	WORD $0x4e61798e // fcvtl2 v14.2d, v12.4s
 	WORD $0x0e61796f // fcvtl v15.2d, v11.2s
 	WORD $0x4e617970 // fcvtl2 v16.2d, v11.4s
-	WORD $0x4e6dd400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e6dd400 // fadd v0.2d, v0.2d, v13.2d
 	VFMLA V15.D2, V13.D2, V4.D2
-	WORD $0x4e6ed421 // fadd v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
+	WORD $0x4e6ed421 // fadd v1.2d, v1.2d, v14.2d
 	VFMLA V16.D2, V14.D2, V5.D2
 	ADD $16, R1
 	ADD $16, R2
@@ -1350,7 +1350,7 @@ one:
 	FMOVS 0(R1), F12
 	WORD $0x0e61798d // fcvtl v13.2d, v12.2s
 	WORD $0x0e61796e // fcvtl v14.2d, v11.2s
-	WORD $0x4e6dd400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e6dd400 // fadd v0.2d, v0.2d, v13.2d
 	VFMLA V14.D2, V13.D2, V4.D2
 	ADD $4, R1
 	ADD $4, R2
@@ -1390,22 +1390,22 @@ vectors:
 	FLDPQ 32(R2), (F7, F8)
 	FLDPQ 0(R1), (F9, F10)
 	FLDPQ 32(R1), (F11, F12)
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4ea0d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
-	WORD $0x4ea0d4e7 // fsub v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
-	WORD $0x4ea0d508 // fsub v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
-	WORD $0x4ea3d529 // fsub v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4ea3d54a // fsub v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4ea3d56b // fsub v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x4ea3d58c // fsub v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
+	WORD $0x4ea0d4c6 // fsub v6.4s, v6.4s, v0.4s
+	WORD $0x4ea0d4e7 // fsub v7.4s, v7.4s, v0.4s
+	WORD $0x4ea0d508 // fsub v8.4s, v8.4s, v0.4s
+	WORD $0x4ea3d529 // fsub v9.4s, v9.4s, v3.4s
+	WORD $0x4ea3d54a // fsub v10.4s, v10.4s, v3.4s
+	WORD $0x4ea3d56b // fsub v11.4s, v11.4s, v3.4s
+	WORD $0x4ea3d58c // fsub v12.4s, v12.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V9.S4
 	VFMLS V4.S4, V6.S4, V10.S4
 	VFMLS V4.S4, V7.S4, V11.S4
 	VFMLS V4.S4, V8.S4, V12.S4
-	WORD $0x6e21dd29 // fmul v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x6e21dd4a // fmul v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x6e21dd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x6e21dd8c // fmul v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x6e21dd29 // fmul v9.4s, v9.4s, v1.4s
+	WORD $0x6e21dd4a // fmul v10.4s, v10.4s, v1.4s
+	WORD $0x6e21dd6b // fmul v11.4s, v11.4s, v1.4s
+	WORD $0x6e21dd8c // fmul v12.4s, v12.4s, v1.4s
 	FSTPQ (F9, F10), 0(R0)
 	FSTPQ (F11, F12), 32(R0)
 	ADD $64, R0
@@ -1420,10 +1420,10 @@ vector:
 four:
 	FMOVQ 0(R2), F5
 	FMOVQ 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
-	WORD $0x6e21dcc6 // fmul v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x6e21dcc6 // fmul v6.4s, v6.4s, v1.4s
 	FMOVQ F6, 0(R0)
 	ADD $16, R0
 	ADD $16, R1
@@ -1436,10 +1436,10 @@ number:
 one:
 	FMOVS 0(R2), F5
 	FMOVS 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
-	WORD $0x6e21dcc6 // fmul v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x6e21dcc6 // fmul v6.4s, v6.4s, v1.4s
 	FMOVS F6, 0(R0)
 	ADD $4, R0
 	ADD $4, R1
@@ -1475,14 +1475,14 @@ vectors:
 	FLDPQ 32(R2), (F7, F8)
 	FLDPQ 0(R1), (F9, F10)
 	FLDPQ 32(R1), (F11, F12)
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4ea0d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
-	WORD $0x4ea0d4e7 // fsub v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
-	WORD $0x4ea0d508 // fsub v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
-	WORD $0x4ea3d529 // fsub v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4ea3d54a // fsub v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4ea3d56b // fsub v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x4ea3d58c // fsub v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
+	WORD $0x4ea0d4c6 // fsub v6.4s, v6.4s, v0.4s
+	WORD $0x4ea0d4e7 // fsub v7.4s, v7.4s, v0.4s
+	WORD $0x4ea0d508 // fsub v8.4s, v8.4s, v0.4s
+	WORD $0x4ea3d529 // fsub v9.4s, v9.4s, v3.4s
+	WORD $0x4ea3d54a // fsub v10.4s, v10.4s, v3.4s
+	WORD $0x4ea3d56b // fsub v11.4s, v11.4s, v3.4s
+	WORD $0x4ea3d58c // fsub v12.4s, v12.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V9.S4
 	VFMLS V4.S4, V6.S4, V10.S4
 	VFMLS V4.S4, V7.S4, V11.S4
@@ -1507,8 +1507,8 @@ vector:
 four:
 	FMOVQ 0(R2), F5
 	FMOVQ 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
 	FMOVQ 0(R0), F7
 	VFMLA V1.S4, V6.S4, V7.S4
@@ -1524,8 +1524,8 @@ number:
 one:
 	FMOVS 0(R2), F5
 	FMOVS 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
 	FMOVS 0(R0), F7
 	VFMLA V1.S4, V6.S4, V7.S4
@@ -1559,22 +1559,22 @@ channel:
 vectors:
 	FLDPQ 0(R1), (F4, F5)
 	FLDPQ 32(R1), (F6, F7)
-	WORD $0x4ea0d484 // fsub v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4ea0d484 // fsub v4.4s, v4.4s, v0.4s
 	VORR V2.B16, V2.B16, V8.B16
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V9.B16
-	WORD $0x4ea0d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4c6 // fsub v6.4s, v6.4s, v0.4s
 	VORR V2.B16, V2.B16, V10.B16
-	WORD $0x4ea0d4e7 // fsub v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
+	WORD $0x4ea0d4e7 // fsub v7.4s, v7.4s, v0.4s
 	VORR V2.B16, V2.B16, V11.B16
 	VFMLA V1.S4, V4.S4, V8.S4
 	VFMLA V1.S4, V5.S4, V9.S4
 	VFMLA V1.S4, V6.S4, V10.S4
 	VFMLA V1.S4, V7.S4, V11.S4
-	WORD $0x4e23f508 // fmax v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
-	WORD $0x4e23f529 // fmax v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4e23f54a // fmax v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4e23f56b // fmax v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x4e23f508 // fmax v8.4s, v8.4s, v3.4s
+	WORD $0x4e23f529 // fmax v9.4s, v9.4s, v3.4s
+	WORD $0x4e23f54a // fmax v10.4s, v10.4s, v3.4s
+	WORD $0x4e23f56b // fmax v11.4s, v11.4s, v3.4s
 	FSTPQ (F8, F9), 0(R0)
 	FSTPQ (F10, F11), 32(R0)
 	ADD $64, R0
@@ -1587,10 +1587,10 @@ vector:
 	PCALIGN $16
 four:
 	FMOVQ 0(R1), F4
-	WORD $0x4ea0d484 // fsub v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4ea0d484 // fsub v4.4s, v4.4s, v0.4s
 	VORR V2.B16, V2.B16, V5.B16
 	VFMLA V1.S4, V4.S4, V5.S4
-	WORD $0x4e23f4a5 // fmax v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4e23f4a5 // fmax v5.4s, v5.4s, v3.4s
 	FMOVQ F5, 0(R0)
 	ADD $16, R0
 	ADD $16, R1
@@ -1601,10 +1601,10 @@ number:
 	BLT end
 one:
 	FMOVS 0(R1), F4
-	WORD $0x4ea0d484 // fsub v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4ea0d484 // fsub v4.4s, v4.4s, v0.4s
 	VORR V2.B16, V2.B16, V5.B16
 	VFMLA V1.S4, V4.S4, V5.S4
-	WORD $0x4e23f4a5 // fmax v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4e23f4a5 // fmax v5.4s, v5.4s, v3.4s
 	FMOVS F5, 0(R0)
 	ADD $4, R0
 	ADD $4, R1
@@ -1639,9 +1639,9 @@ channel:
 vectors:
 	FLDPQ 0(R2), (F11, F12)
 	FLDPQ 0(R1), (F13, F14)
-	WORD $0x4ea8d56f // fsub v15.4s, v11.%!s(main.vec=15), v%!d(string=4s).%!s(main.vec=15)
+	WORD $0x4ea8d56f // fsub v15.4s, v11.4s, v8.4s
 	VORR V10.B16, V10.B16, V17.B16
-	WORD $0x4ea8d590 // fsub v16.4s, v12.%!s(main.vec=16), v%!d(string=4s).%!s(main.vec=16)
+	WORD $0x4ea8d590 // fsub v16.4s, v12.4s, v8.4s
 	VORR V10.B16, V10.B16, V18.B16
 	VFMLA V9.S4, V15.S4, V17.S4
 	VFMLA V9.S4, V16.S4, V18.S4
@@ -1657,13 +1657,13 @@ vectors:
 	WORD $0x4e617978 // fcvtl2 v24.2d, v11.4s
 	WORD $0x0e617999 // fcvtl v25.2d, v12.2s
 	WORD $0x4e61799a // fcvtl2 v26.2d, v12.4s
-	WORD $0x4e73d400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e73d400 // fadd v0.2d, v0.2d, v19.2d
 	VFMLA V23.D2, V19.D2, V4.D2
-	WORD $0x4e74d421 // fadd v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
+	WORD $0x4e74d421 // fadd v1.2d, v1.2d, v20.2d
 	VFMLA V24.D2, V20.D2, V5.D2
-	WORD $0x4e75d442 // fadd v2.2d, v2.%!s(main.vec=2), v%!d(string=2d).%!s(main.vec=2)
+	WORD $0x4e75d442 // fadd v2.2d, v2.2d, v21.2d
 	VFMLA V25.D2, V21.D2, V6.D2
-	WORD $0x4e76d463 // fadd v3.2d, v3.%!s(main.vec=3), v%!d(string=2d).%!s(main.vec=3)
+	WORD $0x4e76d463 // fadd v3.2d, v3.2d, v22.2d
 	VFMLA V26.D2, V22.D2, V7.D2
 	ADD $32, R1
 	ADD $32, R2
@@ -1676,7 +1676,7 @@ vector:
 four:
 	FMOVQ 0(R2), F11
 	FMOVQ 0(R1), F12
-	WORD $0x4ea8d56d // fsub v13.4s, v11.%!s(main.vec=13), v%!d(string=4s).%!s(main.vec=13)
+	WORD $0x4ea8d56d // fsub v13.4s, v11.4s, v8.4s
 	VORR V10.B16, V10.B16, V14.B16
 	VFMLA V9.S4, V13.S4, V14.S4
 	WORD $0x4ea0c9ce // fcmgt v14.4s, v14.4s, #0.0
@@ -1685,9 +1685,9 @@ four:
 	WORD $0x4e617990 // fcvtl2 v16.2d, v12.4s
 	WORD $0x0e617971 // fcvtl v17.2d, v11.2s
 	WORD $0x4e617972 // fcvtl2 v18.2d, v11.4s
-	WORD $0x4e6fd400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e6fd400 // fadd v0.2d, v0.2d, v15.2d
 	VFMLA V17.D2, V15.D2, V4.D2
-	WORD $0x4e70d421 // fadd v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
+	WORD $0x4e70d421 // fadd v1.2d, v1.2d, v16.2d
 	VFMLA V18.D2, V16.D2, V5.D2
 	ADD $16, R1
 	ADD $16, R2
@@ -1699,14 +1699,14 @@ number:
 one:
 	FMOVS 0(R2), F11
 	FMOVS 0(R1), F12
-	WORD $0x4ea8d56d // fsub v13.4s, v11.%!s(main.vec=13), v%!d(string=4s).%!s(main.vec=13)
+	WORD $0x4ea8d56d // fsub v13.4s, v11.4s, v8.4s
 	VORR V10.B16, V10.B16, V14.B16
 	VFMLA V9.S4, V13.S4, V14.S4
 	WORD $0x4ea0c9ce // fcmgt v14.4s, v14.4s, #0.0
 	VAND V14.B16, V12.B16, V12.B16
 	WORD $0x0e61798f // fcvtl v15.2d, v12.2s
 	WORD $0x0e617970 // fcvtl v16.2d, v11.2s
-	WORD $0x4e6fd400 // fadd v0.2d, v0.%!s(main.vec=0), v%!d(string=2d).%!s(main.vec=0)
+	WORD $0x4e6fd400 // fadd v0.2d, v0.2d, v15.2d
 	VFMLA V16.D2, V15.D2, V4.D2
 	ADD $4, R1
 	ADD $4, R2
@@ -1746,13 +1746,13 @@ vectors:
 	FLDPQ 32(R2), (F7, F8)
 	FLDPQ 0(R1), (F9, F10)
 	FLDPQ 32(R1), (F11, F12)
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V13.B16
-	WORD $0x4ea0d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4c6 // fsub v6.4s, v6.4s, v0.4s
 	VORR V2.B16, V2.B16, V14.B16
-	WORD $0x4ea0d4e7 // fsub v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
+	WORD $0x4ea0d4e7 // fsub v7.4s, v7.4s, v0.4s
 	VORR V2.B16, V2.B16, V15.B16
-	WORD $0x4ea0d508 // fsub v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
+	WORD $0x4ea0d508 // fsub v8.4s, v8.4s, v0.4s
 	VORR V2.B16, V2.B16, V16.B16
 	VFMLA V1.S4, V5.S4, V13.S4
 	VFMLA V1.S4, V6.S4, V14.S4
@@ -1766,18 +1766,18 @@ vectors:
 	VAND V15.B16, V11.B16, V11.B16
 	WORD $0x4ea0ca10 // fcmgt v16.4s, v16.4s, #0.0
 	VAND V16.B16, V12.B16, V12.B16
-	WORD $0x4ea3d529 // fsub v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4ea3d54a // fsub v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4ea3d56b // fsub v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x4ea3d58c // fsub v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x4ea3d529 // fsub v9.4s, v9.4s, v3.4s
+	WORD $0x4ea3d54a // fsub v10.4s, v10.4s, v3.4s
+	WORD $0x4ea3d56b // fsub v11.4s, v11.4s, v3.4s
+	WORD $0x4ea3d58c // fsub v12.4s, v12.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V9.S4
 	VFMLS V4.S4, V6.S4, V10.S4
 	VFMLS V4.S4, V7.S4, V11.S4
 	VFMLS V4.S4, V8.S4, V12.S4
-	WORD $0x6e21dd29 // fmul v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x6e21dd4a // fmul v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x6e21dd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x6e21dd8c // fmul v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x6e21dd29 // fmul v9.4s, v9.4s, v1.4s
+	WORD $0x6e21dd4a // fmul v10.4s, v10.4s, v1.4s
+	WORD $0x6e21dd6b // fmul v11.4s, v11.4s, v1.4s
+	WORD $0x6e21dd8c // fmul v12.4s, v12.4s, v1.4s
 	FSTPQ (F9, F10), 0(R0)
 	FSTPQ (F11, F12), 32(R0)
 	ADD $64, R0
@@ -1792,14 +1792,14 @@ vector:
 four:
 	FMOVQ 0(R2), F5
 	FMOVQ 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V7.B16
 	VFMLA V1.S4, V5.S4, V7.S4
 	WORD $0x4ea0c8e7 // fcmgt v7.4s, v7.4s, #0.0
 	VAND V7.B16, V6.B16, V6.B16
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
-	WORD $0x6e21dcc6 // fmul v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x6e21dcc6 // fmul v6.4s, v6.4s, v1.4s
 	FMOVQ F6, 0(R0)
 	ADD $16, R0
 	ADD $16, R1
@@ -1812,14 +1812,14 @@ number:
 one:
 	FMOVS 0(R2), F5
 	FMOVS 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V7.B16
 	VFMLA V1.S4, V5.S4, V7.S4
 	WORD $0x4ea0c8e7 // fcmgt v7.4s, v7.4s, #0.0
 	VAND V7.B16, V6.B16, V6.B16
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
-	WORD $0x6e21dcc6 // fmul v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x6e21dcc6 // fmul v6.4s, v6.4s, v1.4s
 	FMOVS F6, 0(R0)
 	ADD $4, R0
 	ADD $4, R1
@@ -1855,13 +1855,13 @@ vectors:
 	FLDPQ 32(R2), (F7, F8)
 	FLDPQ 0(R1), (F9, F10)
 	FLDPQ 32(R1), (F11, F12)
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V13.B16
-	WORD $0x4ea0d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea0d4c6 // fsub v6.4s, v6.4s, v0.4s
 	VORR V2.B16, V2.B16, V14.B16
-	WORD $0x4ea0d4e7 // fsub v7.4s, v7.%!s(main.vec=7), v%!d(string=4s).%!s(main.vec=7)
+	WORD $0x4ea0d4e7 // fsub v7.4s, v7.4s, v0.4s
 	VORR V2.B16, V2.B16, V15.B16
-	WORD $0x4ea0d508 // fsub v8.4s, v8.%!s(main.vec=8), v%!d(string=4s).%!s(main.vec=8)
+	WORD $0x4ea0d508 // fsub v8.4s, v8.4s, v0.4s
 	VORR V2.B16, V2.B16, V16.B16
 	VFMLA V1.S4, V5.S4, V13.S4
 	VFMLA V1.S4, V6.S4, V14.S4
@@ -1875,10 +1875,10 @@ vectors:
 	VAND V15.B16, V11.B16, V11.B16
 	WORD $0x4ea0ca10 // fcmgt v16.4s, v16.4s, #0.0
 	VAND V16.B16, V12.B16, V12.B16
-	WORD $0x4ea3d529 // fsub v9.4s, v9.%!s(main.vec=9), v%!d(string=4s).%!s(main.vec=9)
-	WORD $0x4ea3d54a // fsub v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
-	WORD $0x4ea3d56b // fsub v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x4ea3d58c // fsub v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x4ea3d529 // fsub v9.4s, v9.4s, v3.4s
+	WORD $0x4ea3d54a // fsub v10.4s, v10.4s, v3.4s
+	WORD $0x4ea3d56b // fsub v11.4s, v11.4s, v3.4s
+	WORD $0x4ea3d58c // fsub v12.4s, v12.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V9.S4
 	VFMLS V4.S4, V6.S4, V10.S4
 	VFMLS V4.S4, V7.S4, V11.S4
@@ -1903,12 +1903,12 @@ vector:
 four:
 	FMOVQ 0(R2), F5
 	FMOVQ 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V7.B16
 	VFMLA V1.S4, V5.S4, V7.S4
 	WORD $0x4ea0c8e7 // fcmgt v7.4s, v7.4s, #0.0
 	VAND V7.B16, V6.B16, V6.B16
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
 	FMOVQ 0(R0), F8
 	VFMLA V1.S4, V6.S4, V8.S4
@@ -1924,12 +1924,12 @@ number:
 one:
 	FMOVS 0(R2), F5
 	FMOVS 0(R1), F6
-	WORD $0x4ea0d4a5 // fsub v5.4s, v5.%!s(main.vec=5), v%!d(string=4s).%!s(main.vec=5)
+	WORD $0x4ea0d4a5 // fsub v5.4s, v5.4s, v0.4s
 	VORR V2.B16, V2.B16, V7.B16
 	VFMLA V1.S4, V5.S4, V7.S4
 	WORD $0x4ea0c8e7 // fcmgt v7.4s, v7.4s, #0.0
 	VAND V7.B16, V6.B16, V6.B16
-	WORD $0x4ea3d4c6 // fsub v6.4s, v6.%!s(main.vec=6), v%!d(string=4s).%!s(main.vec=6)
+	WORD $0x4ea3d4c6 // fsub v6.4s, v6.4s, v3.4s
 	VFMLS V4.S4, V5.S4, V6.S4
 	FMOVS 0(R0), F8
 	VFMLA V1.S4, V6.S4, V8.S4
@@ -1956,10 +1956,10 @@ TEXT ·rectifyNEON(SB), NOSPLIT, $0-24
 vectors:
 	FLDPQ 0(R1), (F1, F2)
 	FLDPQ 32(R1), (F3, F4)
-	WORD $0x4e20f421 // fmax v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e20f442 // fmax v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e20f463 // fmax v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
-	WORD $0x4e20f484 // fmax v4.4s, v4.%!s(main.vec=4), v%!d(string=4s).%!s(main.vec=4)
+	WORD $0x4e20f421 // fmax v1.4s, v1.4s, v0.4s
+	WORD $0x4e20f442 // fmax v2.4s, v2.4s, v0.4s
+	WORD $0x4e20f463 // fmax v3.4s, v3.4s, v0.4s
+	WORD $0x4e20f484 // fmax v4.4s, v4.4s, v0.4s
 	FSTPQ (F1, F2), 0(R0)
 	FSTPQ (F3, F4), 32(R0)
 	ADD $64, R0
@@ -1972,7 +1972,7 @@ vector:
 	PCALIGN $16
 four:
 	FMOVQ 0(R1), F1
-	WORD $0x4e20f421 // fmax v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
+	WORD $0x4e20f421 // fmax v1.4s, v1.4s, v0.4s
 	FMOVQ F1, 0(R0)
 	ADD $16, R0
 	ADD $16, R1
@@ -1983,7 +1983,7 @@ number:
 	BLT end
 one:
 	FMOVS 0(R1), F1
-	WORD $0x4e20f421 // fmax v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
+	WORD $0x4e20f421 // fmax v1.4s, v1.4s, v0.4s
 	FMOVS F1, 0(R0)
 	ADD $4, R0
 	ADD $4, R1
@@ -2077,10 +2077,10 @@ vectors:
 	VAND V7.B16, V3.B16, V3.B16
 	FLDPQ 0(R0), (F8, F9)
 	FLDPQ 32(R0), (F10, F11)
-	WORD $0x4e28d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e29d421 // fadd v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e2ad442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e2bd463 // fadd v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
+	WORD $0x4e28d400 // fadd v0.4s, v0.4s, v8.4s
+	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
+	WORD $0x4e2ad442 // fadd v2.4s, v2.4s, v10.4s
+	WORD $0x4e2bd463 // fadd v3.4s, v3.4s, v11.4s
 	FSTPQ (F0, F1), 0(R0)
 	FSTPQ (F2, F3), 32(R0)
 	ADD $64, R0
@@ -2098,7 +2098,7 @@ four:
 	WORD $0x4ea0c821 // fcmgt v1.4s, v1.4s, #0.0
 	VAND V1.B16, V0.B16, V0.B16
 	FMOVQ 0(R0), F2
-	WORD $0x4e22d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
 	FMOVQ F0, 0(R0)
 	ADD $16, R0
 	ADD $16, R1
@@ -2114,7 +2114,7 @@ one:
 	WORD $0x4ea0c821 // fcmgt v1.4s, v1.4s, #0.0
 	VAND V1.B16, V0.B16, V0.B16
 	FMOVS 0(R0), F2
-	WORD $0x4e22d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
 	FMOVS F0, 0(R0)
 	ADD $4, R0
 	ADD $4, R1
@@ -2138,10 +2138,10 @@ vectors:
 	FLDPQ 32(R1), (F2, F3)
 	FLDPQ 0(R2), (F4, F5)
 	FLDPQ 32(R2), (F6, F7)
-	WORD $0x4e24d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e25d421 // fadd v1.4s, v1.%!s(main.vec=1), v%!d(string=4s).%!s(main.vec=1)
-	WORD $0x4e26d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e27d463 // fadd v3.4s, v3.%!s(main.vec=3), v%!d(string=4s).%!s(main.vec=3)
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
 	FSTPQ (F0, F1), 0(R0)
 	FSTPQ (F2, F3), 32(R0)
 	ADD $64, R0
@@ -2156,7 +2156,7 @@ vector:
 four:
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
-	WORD $0x4e21d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	FMOVQ F0, 0(R0)
 	ADD $16, R0
 	ADD $16, R1
@@ -2169,7 +2169,7 @@ number:
 one:
 	FMOVS 0(R1), F0
 	FMOVS 0(R2), F1
-	WORD $0x4e21d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	FMOVS F0, 0(R0)
 	ADD $4, R0
 	ADD $4, R1
@@ -2206,29 +2206,29 @@ vectors:
 	FLDPQ 0(R2), (F13, F14)
 	FLDPQ 0(R3), (F15, F16)
 	VFMLA V0.S4, V9.S4, V11.S4
-	WORD $0x6e24ddad // fmul v13.4s, v13.%!s(main.vec=13), v%!d(string=4s).%!s(main.vec=13)
-	WORD $0x6e25ddef // fmul v15.4s, v15.%!s(main.vec=15), v%!d(string=4s).%!s(main.vec=15)
+	WORD $0x6e24ddad // fmul v13.4s, v13.4s, v4.4s
+	WORD $0x6e25ddef // fmul v15.4s, v15.4s, v5.4s
 	VORR V3.B16, V3.B16, V17.B16
 	VFMLA V0.S4, V10.S4, V12.S4
-	WORD $0x6e24ddce // fmul v14.4s, v14.%!s(main.vec=14), v%!d(string=4s).%!s(main.vec=14)
-	WORD $0x6e25de10 // fmul v16.4s, v16.%!s(main.vec=16), v%!d(string=4s).%!s(main.vec=16)
+	WORD $0x6e24ddce // fmul v14.4s, v14.4s, v4.4s
+	WORD $0x6e25de10 // fmul v16.4s, v16.4s, v5.4s
 	VORR V3.B16, V3.B16, V18.B16
 	VFMLA V6.S4, V11.S4, V13.S4
-	WORD $0x6e2bdd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x6e2bdd6b // fmul v11.4s, v11.4s, v11.4s
 	VFMLA V6.S4, V12.S4, V14.S4
-	WORD $0x6e2cdd8c // fmul v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x6e2cdd8c // fmul v12.4s, v12.4s, v12.4s
 	VFMLA V7.S4, V11.S4, V15.S4
 	VFMLA V7.S4, V12.S4, V16.S4
 	FSTPQ (F13, F14), 0(R2)
 	FSTPQ (F15, F16), 0(R3)
 	WORD $0x6ea1f9ef // fsqrt v15.4s, v15.4s
-	WORD $0x6e22ddad // fmul v13.4s, v13.%!s(main.vec=13), v%!d(string=4s).%!s(main.vec=13)
+	WORD $0x6e22ddad // fmul v13.4s, v13.4s, v2.4s
 	WORD $0x6ea1fa10 // fsqrt v16.4s, v16.4s
-	WORD $0x6e22ddce // fmul v14.4s, v14.%!s(main.vec=14), v%!d(string=4s).%!s(main.vec=14)
+	WORD $0x6e22ddce // fmul v14.4s, v14.4s, v2.4s
 	VFMLA V8.S4, V15.S4, V17.S4
 	VFMLA V8.S4, V16.S4, V18.S4
-	WORD $0x6e31fdad // fdiv v13.4s, v13.%!s(main.vec=13), v%!d(string=4s).%!s(main.vec=13)
-	WORD $0x6e32fdce // fdiv v14.4s, v14.%!s(main.vec=14), v%!d(string=4s).%!s(main.vec=14)
+	WORD $0x6e31fdad // fdiv v13.4s, v13.4s, v17.4s
+	WORD $0x6e32fdce // fdiv v14.4s, v14.4s, v18.4s
 	VFMLA V1.S4, V9.S4, V13.S4
 	VFMLA V1.S4, V10.S4, V14.S4
 	FSTPQ (F13, F14), 0(R0)
@@ -2248,18 +2248,18 @@ four:
 	FMOVQ 0(R2), F11
 	FMOVQ 0(R3), F12
 	VFMLA V0.S4, V9.S4, V10.S4
-	WORD $0x6e24dd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x6e25dd8c // fmul v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x6e24dd6b // fmul v11.4s, v11.4s, v4.4s
+	WORD $0x6e25dd8c // fmul v12.4s, v12.4s, v5.4s
 	VORR V3.B16, V3.B16, V13.B16
 	VFMLA V6.S4, V10.S4, V11.S4
-	WORD $0x6e2add4a // fmul v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
+	WORD $0x6e2add4a // fmul v10.4s, v10.4s, v10.4s
 	VFMLA V7.S4, V10.S4, V12.S4
 	FMOVQ F11, 0(R2)
 	FMOVQ F12, 0(R3)
 	WORD $0x6ea1f98c // fsqrt v12.4s, v12.4s
-	WORD $0x6e22dd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x6e22dd6b // fmul v11.4s, v11.4s, v2.4s
 	VFMLA V8.S4, V12.S4, V13.S4
-	WORD $0x6e2dfd6b // fdiv v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x6e2dfd6b // fdiv v11.4s, v11.4s, v13.4s
 	VFMLA V1.S4, V9.S4, V11.S4
 	FMOVQ F11, 0(R0)
 	ADD $16, R0
@@ -2277,18 +2277,18 @@ one:
 	FMOVS 0(R2), F11
 	FMOVS 0(R3), F12
 	VFMLA V0.S4, V9.S4, V10.S4
-	WORD $0x6e24dd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
-	WORD $0x6e25dd8c // fmul v12.4s, v12.%!s(main.vec=12), v%!d(string=4s).%!s(main.vec=12)
+	WORD $0x6e24dd6b // fmul v11.4s, v11.4s, v4.4s
+	WORD $0x6e25dd8c // fmul v12.4s, v12.4s, v5.4s
 	VORR V3.B16, V3.B16, V13.B16
 	VFMLA V6.S4, V10.S4, V11.S4
-	WORD $0x6e2add4a // fmul v10.4s, v10.%!s(main.vec=10), v%!d(string=4s).%!s(main.vec=10)
+	WORD $0x6e2add4a // fmul v10.4s, v10.4s, v10.4s
 	VFMLA V7.S4, V10.S4, V12.S4
 	FMOVS F11, 0(R2)
 	FMOVS F12, 0(R3)
 	WORD $0x6ea1f98c // fsqrt v12.4s, v12.4s
-	WORD $0x6e22dd6b // fmul v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x6e22dd6b // fmul v11.4s, v11.4s, v2.4s
 	VFMLA V8.S4, V12.S4, V13.S4
-	WORD $0x6e2dfd6b // fdiv v11.4s, v11.%!s(main.vec=11), v%!d(string=4s).%!s(main.vec=11)
+	WORD $0x6e2dfd6b // fdiv v11.4s, v11.4s, v13.4s
 	VFMLA V1.S4, V9.S4, V11.S4
 	FMOVS F11, 0(R0)
 	ADD $4, R0
@@ -2401,14 +2401,14 @@ vectors:
 	WORD $0x4e6178eb // fcvtl2 v11.2d, v7.4s
 	FLDPQ 0(R0), (F12, F13)
 	FLDPQ 32(R0), (F14, F15)
-	WORD $0x4ee8d442 // fsub v2.2d, v2.%!s(main.vec=2), v%!d(string=2d).%!s(main.vec=2)
-	WORD $0x4ee9d463 // fsub v3.2d, v3.%!s(main.vec=3), v%!d(string=2d).%!s(main.vec=3)
-	WORD $0x4eead484 // fsub v4.2d, v4.%!s(main.vec=4), v%!d(string=2d).%!s(main.vec=4)
-	WORD $0x4eebd4a5 // fsub v5.2d, v5.%!s(main.vec=5), v%!d(string=2d).%!s(main.vec=5)
-	WORD $0x4e62d58c // fadd v12.2d, v12.%!s(main.vec=12), v%!d(string=2d).%!s(main.vec=12)
-	WORD $0x4e63d5ad // fadd v13.2d, v13.%!s(main.vec=13), v%!d(string=2d).%!s(main.vec=13)
-	WORD $0x4e64d5ce // fadd v14.2d, v14.%!s(main.vec=14), v%!d(string=2d).%!s(main.vec=14)
-	WORD $0x4e65d5ef // fadd v15.2d, v15.%!s(main.vec=15), v%!d(string=2d).%!s(main.vec=15)
+	WORD $0x4ee8d442 // fsub v2.2d, v2.2d, v8.2d
+	WORD $0x4ee9d463 // fsub v3.2d, v3.2d, v9.2d
+	WORD $0x4eead484 // fsub v4.2d, v4.2d, v10.2d
+	WORD $0x4eebd4a5 // fsub v5.2d, v5.2d, v11.2d
+	WORD $0x4e62d58c // fadd v12.2d, v12.2d, v2.2d
+	WORD $0x4e63d5ad // fadd v13.2d, v13.2d, v3.2d
+	WORD $0x4e64d5ce // fadd v14.2d, v14.2d, v4.2d
+	WORD $0x4e65d5ef // fadd v15.2d, v15.2d, v5.2d
 	FSTPQ (F12, F13), 0(R0)
 	FSTPQ (F14, F15), 32(R0)
 	ADD $64, R0
@@ -2428,10 +2428,10 @@ four:
 	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
 	WORD $0x4e617865 // fcvtl2 v5.2d, v3.4s
 	FLDPQ 0(R0), (F6, F7)
-	WORD $0x4ee4d421 // fsub v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
-	WORD $0x4ee5d442 // fsub v2.2d, v2.%!s(main.vec=2), v%!d(string=2d).%!s(main.vec=2)
-	WORD $0x4e61d4c6 // fadd v6.2d, v6.%!s(main.vec=6), v%!d(string=2d).%!s(main.vec=6)
-	WORD $0x4e62d4e7 // fadd v7.2d, v7.%!s(main.vec=7), v%!d(string=2d).%!s(main.vec=7)
+	WORD $0x4ee4d421 // fsub v1.2d, v1.2d, v4.2d
+	WORD $0x4ee5d442 // fsub v2.2d, v2.2d, v5.2d
+	WORD $0x4e61d4c6 // fadd v6.2d, v6.2d, v1.2d
+	WORD $0x4e62d4e7 // fadd v7.2d, v7.2d, v2.2d
 	FSTPQ (F6, F7), 0(R0)
 	ADD $32, R0
 	ADD $16, R1
@@ -2447,8 +2447,8 @@ one:
 	FMOVS 0(R2), F2
 	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
 	FMOVD (R0), F4
-	WORD $0x4ee3d421 // fsub v1.2d, v1.%!s(main.vec=1), v%!d(string=2d).%!s(main.vec=1)
-	WORD $0x4e61d484 // fadd v4.2d, v4.%!s(main.vec=4), v%!d(string=2d).%!s(main.vec=4)
+	WORD $0x4ee3d421 // fsub v1.2d, v1.2d, v3.2d
+	WORD $0x4e61d484 // fadd v4.2d, v4.2d, v1.2d
 	FMOVD F4, (R0)
 	ADD $8, R0
 	ADD $4, R1
@@ -2500,10 +2500,10 @@ one:
 	SUBS $1, R1
 	BGE one
 end:
-	WORD $0x4e21d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x4e23d442 // fadd v2.4s, v2.%!s(main.vec=2), v%!d(string=4s).%!s(main.vec=2)
-	WORD $0x4e22d400 // fadd v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x6e20d400 // faddp v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
-	WORD $0x6e20d400 // faddp v0.4s, v0.%!s(main.vec=0), v%!d(string=4s).%!s(main.vec=0)
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	FMOVS F0, ret+16(FP)
 	RET

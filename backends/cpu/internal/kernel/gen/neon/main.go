@@ -153,12 +153,12 @@ func (a *function) move(d, n vec) { a.op("VORR %s, %[1]s, %s", n.as("B16"), d.as
 
 // encoded writes an instruction as a word: registers d, n and m go to bits 0, 5 and 16.
 func (a *function) encoded(word uint32, d, n, m vec, format string, args ...any) {
-	a.op("WORD $%#08x // "+format, append([]any{word | uint32(d) | uint32(n)<<5 | uint32(m)<<16}, args...)...)
+	a.op("WORD $%#08x // %s", word|uint32(d)|uint32(n)<<5|uint32(m)<<16, fmt.Sprintf(format, args...))
 }
 
 // three is an instruction on three vectors of one arrangement.
 func (a *function) three(word uint32, name, as string, d, n, m vec) {
-	a.encoded(word, d, n, m, "%s v%d.%s, v%d.%[3]s, v%d.%[3]s", name, d, as, n, m)
+	a.encoded(word, d, n, m, "%s v%d.%s, v%d.%s, v%d.%s", name, d, as, n, as, m, as)
 }
 
 // Instructions on vectors of four floats: the Arm Architecture Reference Manual for A-profile (DDI 0487), Section C7.2.
