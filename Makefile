@@ -50,17 +50,24 @@ test-arm: ## the tests on emulated arm64 and armv7 processors
 	GOARCH=arm64 $(GO) test -exec qemu-aarch64-static ./... && \
 	GOARCH=arm GOARM=7 $(GO) test -exec qemu-arm-static ./...
 
-arm-tools: ## installs the emulators of test-arm from Debian
+arm-tools: ## installs the emulators of test-arm and the disassembler of generate-check from Debian
 	$(SUDO) apt-get update
-	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static
+	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
 
-generate: ## the assembly of the CPU kernels from its generator
-	cd $(GEN) && $(GO) run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel
+# The generators write beside their own directory, $(1), and name the command in what they write.
+generators = cd $(1) && $(GO) run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel && \
+	$(GO) run ./neon -out ../kernel_arm64.s -stubs ../stubs_arm64.go
 
-generate-check: ## fails when the assembly is not what its generator makes
-	@tmp=$$(mktemp -d); trap 'rm -rf '$$tmp EXIT; \
-	(cd $(GEN) && $(GO) run . -out $$tmp/kernel_amd64.s -stubs $$tmp/stubs_amd64.go -pkg kernel) && \
-	for f in kernel_amd64.s stubs_amd64.go; do diff -q $$tmp/$$f $(GEN)/../$$f || exit 1; done; echo "assembly is as generated"
+generate: ## the assembly of the CPU kernels from its generators
+	$(call generators,$(GEN))
+
+generate-check: ## fails when the assembly is not what its generators make, or a disassembler reads something else in it
+	@tmp=$$(mktemp -d); trap 'rm -rf '$$tmp EXIT; cp -R $(GEN) $$tmp/gen && ($(call generators,$$tmp/gen)) && \
+	for f in kernel_amd64.s stubs_amd64.go kernel_arm64.s stubs_arm64.go; do diff -q $$tmp/$$f $(GEN)/../$$f || exit 1; done; \
+	echo "assembly is as generated"
+	@command -v aarch64-linux-gnu-objdump >/dev/null || \
+		echo "SKIPPED: no disassembler for arm64; make arm-tools installs it"
+	cd $(GEN) && $(GO) test ./...
 
 BENCHTIME ?= 1s
 bench: ## the Go benchmarks; BENCHTIME=1x runs each once

@@ -11,8 +11,8 @@
 // cache (fusion.go).
 //
 // Results. Every sum has an order of its own that does not depend on the number of threads, so that any thread count
-// gives the same bits. They do depend on the version of the kernels (AVX-512, AVX2, portable), by rounding, and so does
-// an image's result on whether its batch is so small that it is computed image by image.
+// gives the same bits. They do depend on the version of the kernels (AVX-512, AVX2, NEON, portable), by rounding, and so
+// does an image's result on whether its batch is so small that it is computed image by image.
 package cpu
 
 import (

@@ -4,6 +4,21 @@ package kernel
 
 import "golang.org/x/sys/cpu"
 
+// The NEON kernels have 32 vector registers of four floats. A core like the Cortex-A76 multiplies and adds in two of
+// them a cycle, four cycles each, and loads two; so a tile has eight sums or more that do not wait for each other, and
+// more multiplications than loads. Counted in the main loops, four multiplications an instruction (FMA) and registers
+// loaded, the list not counted:
+//
+//	kernel                          sums   FMA   loads   FMA a load   in all instructions
+//	productNEON8x2                    16    16       4          4.0                    23
+//	productNEON4x4                    16    16       5          3.2                    24
+//	productNEON4x4Strided             16    16       8          2.0                    27
+//	weightGradientNEON4x4, 4 images   16    64      20          3.2                    79
+//	columnNEON16, 4 rows              16    16      20          0.8                    38
+//
+// An activation or a weight that multiplies a vector stays a lane of another (FMLA by element), which saves the
+// broadcasts. The column of one image reads each weight once, whatever the tile; memory limits it.
+
 //go:generate sh -c "cd gen && go run ./neon -out ../kernel_arm64.s -stubs ../stubs_arm64.go"
 
 // assembly lists the versions in assembly that the processor can run.

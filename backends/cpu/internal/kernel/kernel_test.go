@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -618,7 +619,8 @@ func TestOutOfRange(t *testing.T) {
 }
 
 // A version is offered only where the processor has every extension that its assembly requires, as the generated file
-// says. AVX comes with the others, SSE and MMX+, which is prefetching and the fence of stores, with amd64.
+// says. AVX comes with the others, SSE and MMX+, which is prefetching and the fence of stores, with amd64. NEON requires nothing
+// but itself.
 func TestExtensions(t *testing.T) {
 	has := map[string]*bool{
 		"AVX512F": &cpu.X86.HasAVX512F, "AVX512DQ": &cpu.X86.HasAVX512DQ, "BMI2": &cpu.X86.HasBMI2,
@@ -631,6 +633,17 @@ func TestExtensions(t *testing.T) {
 	}
 	if len(Versions()) == 1 {
 		t.Skip("this build has no assembly")
+	}
+	if runtime.GOARCH == "arm64" {
+		wasARM := cpu.ARM64
+		t.Cleanup(func() { cpu.ARM64 = wasARM })
+		for _, has := range []bool{true, false} {
+			cpu.ARM64.HasASIMD = has
+			if offered := Versions()[0].Name == "neon"; offered != has {
+				t.Errorf("neon is offered: %v, want %v", offered, has)
+			}
+		}
+		return
 	}
 	source, err := os.ReadFile("kernel_amd64.s")
 	if err != nil {
