@@ -85,25 +85,28 @@ func productNEON(y []float32, ldy int, x, w Operand, list *List, rows, step, n i
 	}
 }
 
-func columnNEON(y []float32, x, w Operand, list *List, lanes int) {
-	list.check(x.Data, x.At, 1, w.Data, w.At, lanes)
-	if len(list.Pairs) == 0 {
+func columnNEON(y []float32, x, w Operand, list *List, lanes, images int) {
+	list.check(x.Data, x.At, images, w.Data, w.At, lanes)
+	if len(list.Pairs) == 0 || images == 0 {
 		return
 	}
-	_ = y[lanes-1]
-	xp, pairs, n := at(x, 0), &list.Pairs[0], len(list.Pairs)
-	for j := 0; j < lanes; {
-		wp := at(w, j)
-		switch left := lanes - j; {
-		case left >= 16:
-			columnNEON16(&y[j], xp, wp, pairs, n)
-			j += 16
-		case left >= 4:
-			columnNEON4(&y[j], xp, wp, pairs, n)
-			j += 4
-		default:
-			columnNEON1(&y[j], xp, wp, pairs, n)
-			j++
+	_ = y[(images-1)*Tile+lanes-1]
+	pairs, n := &list.Pairs[0], len(list.Pairs)
+	for b := range images {
+		xp := at(x, b)
+		for j := 0; j < lanes; {
+			yp, wp := &y[b*Tile+j], at(w, j)
+			switch left := lanes - j; {
+			case left >= 16:
+				columnNEON16(yp, xp, wp, pairs, n)
+				j += 16
+			case left >= 4:
+				columnNEON4(yp, xp, wp, pairs, n)
+				j += 4
+			default:
+				columnNEON1(yp, xp, wp, pairs, n)
+				j++
+			}
 		}
 	}
 }

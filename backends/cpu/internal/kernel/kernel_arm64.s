@@ -2379,13 +2379,12 @@ one:
 end:
 	RET
 
-// func addDeviationsNEON(sums *float64, x *float32, first *float32, n int)
-TEXT ·addDeviationsNEON(SB), NOSPLIT, $0-32
+// func addRowNEON(sums *float64, x *float32, n int)
+TEXT ·addRowNEON(SB), NOSPLIT, $0-24
 	MOVD sums+0(FP), R0
 	MOVD x+8(FP), R1
-	MOVD first+16(FP), R2
-	MOVD n+24(FP), R3
-	SUBS $8, R3
+	MOVD n+16(FP), R2
+	SUBS $8, R2
 	BLT vector
 	PCALIGN $16
 vectors:
@@ -2394,66 +2393,46 @@ vectors:
 	WORD $0x4e617803 // fcvtl2 v3.2d, v0.4s
 	WORD $0x0e617824 // fcvtl v4.2d, v1.2s
 	WORD $0x4e617825 // fcvtl2 v5.2d, v1.4s
-	FLDPQ 0(R2), (F6, F7)
-	WORD $0x0e6178c8 // fcvtl v8.2d, v6.2s
-	WORD $0x4e6178c9 // fcvtl2 v9.2d, v6.4s
-	WORD $0x0e6178ea // fcvtl v10.2d, v7.2s
-	WORD $0x4e6178eb // fcvtl2 v11.2d, v7.4s
-	FLDPQ 0(R0), (F12, F13)
-	FLDPQ 32(R0), (F14, F15)
-	WORD $0x4ee8d442 // fsub v2.2d, v2.2d, v8.2d
-	WORD $0x4ee9d463 // fsub v3.2d, v3.2d, v9.2d
-	WORD $0x4eead484 // fsub v4.2d, v4.2d, v10.2d
-	WORD $0x4eebd4a5 // fsub v5.2d, v5.2d, v11.2d
-	WORD $0x4e62d58c // fadd v12.2d, v12.2d, v2.2d
-	WORD $0x4e63d5ad // fadd v13.2d, v13.2d, v3.2d
-	WORD $0x4e64d5ce // fadd v14.2d, v14.2d, v4.2d
-	WORD $0x4e65d5ef // fadd v15.2d, v15.2d, v5.2d
-	FSTPQ (F12, F13), 0(R0)
-	FSTPQ (F14, F15), 32(R0)
+	FLDPQ 0(R0), (F6, F7)
+	FLDPQ 32(R0), (F8, F9)
+	WORD $0x4e62d4c6 // fadd v6.2d, v6.2d, v2.2d
+	WORD $0x4e63d4e7 // fadd v7.2d, v7.2d, v3.2d
+	WORD $0x4e64d508 // fadd v8.2d, v8.2d, v4.2d
+	WORD $0x4e65d529 // fadd v9.2d, v9.2d, v5.2d
+	FSTPQ (F6, F7), 0(R0)
+	FSTPQ (F8, F9), 32(R0)
 	ADD $64, R0
 	ADD $32, R1
-	ADD $32, R2
-	SUBS $8, R3
+	SUBS $8, R2
 	BGE vectors
 vector:
-	ADDS $4, R3
+	ADDS $4, R2
 	BLT number
 	PCALIGN $16
 four:
 	FMOVQ 0(R1), F0
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
 	WORD $0x4e617802 // fcvtl2 v2.2d, v0.4s
-	FMOVQ 0(R2), F3
-	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
-	WORD $0x4e617865 // fcvtl2 v5.2d, v3.4s
-	FLDPQ 0(R0), (F6, F7)
-	WORD $0x4ee4d421 // fsub v1.2d, v1.2d, v4.2d
-	WORD $0x4ee5d442 // fsub v2.2d, v2.2d, v5.2d
-	WORD $0x4e61d4c6 // fadd v6.2d, v6.2d, v1.2d
-	WORD $0x4e62d4e7 // fadd v7.2d, v7.2d, v2.2d
-	FSTPQ (F6, F7), 0(R0)
+	FLDPQ 0(R0), (F3, F4)
+	WORD $0x4e61d463 // fadd v3.2d, v3.2d, v1.2d
+	WORD $0x4e62d484 // fadd v4.2d, v4.2d, v2.2d
+	FSTPQ (F3, F4), 0(R0)
 	ADD $32, R0
 	ADD $16, R1
-	ADD $16, R2
-	SUBS $4, R3
+	SUBS $4, R2
 	BGE four
 number:
-	ADDS $3, R3
+	ADDS $3, R2
 	BLT end
 one:
 	FMOVS 0(R1), F0
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
-	FMOVS 0(R2), F2
-	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
-	FMOVD (R0), F4
-	WORD $0x4ee3d421 // fsub v1.2d, v1.2d, v3.2d
-	WORD $0x4e61d484 // fadd v4.2d, v4.2d, v1.2d
-	FMOVD F4, (R0)
+	FMOVD (R0), F2
+	WORD $0x4e61d442 // fadd v2.2d, v2.2d, v1.2d
+	FMOVD F2, (R0)
 	ADD $8, R0
 	ADD $4, R1
-	ADD $4, R2
-	SUBS $1, R3
+	SUBS $1, R2
 	BGE one
 end:
 	RET

@@ -87,12 +87,17 @@ func pointwiseNEON() Pointwise {
 				momentumNEON(&w[0], &g[0], &m[0], &k.L2, n)
 			}
 		},
-		AddDeviations: func(sums []float64, x, first []float32) {
-			if n := len(sums); n > 0 {
-				_, _ = x[n-1], first[n-1]
-				addDeviationsNEON(&sums[0], &x[0], &first[0], n)
+		AddRows: func(sums []float64, x []float32, ld, rows int) {
+			n := len(sums)
+			if n == 0 || rows == 0 {
+				return
+			}
+			_ = x[(rows-1)*ld+n-1]
+			for r := range rows {
+				addRowNEON(&sums[0], &x[r*ld], n)
 			}
 		},
+		ScaleShift: scaleShiftGo, AddMoments: addMomentsGo, Means: meansGo,
 		Finite: func(x []float32) bool { return len(x) == 0 || zeroesNEON(&x[0], len(x)) == 0 },
 	}
 }

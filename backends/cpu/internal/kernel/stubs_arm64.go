@@ -164,10 +164,10 @@ func adamNEON(w *float32, grad *float32, m *float32, v *float32, k *float32, n i
 //go:noescape
 func momentumNEON(w *float32, grad *float32, m *float32, k *float32, n int)
 
-// addDeviationsNEON adds x - first to the sums; n > 0.
+// addRowNEON adds x to the sums; n > 0.
 //
 //go:noescape
-func addDeviationsNEON(sums *float64, x *float32, first *float32, n int)
+func addRowNEON(sums *float64, x *float32, n int)
 
 // zeroesNEON is Σ x·0: 0 when all numbers are finite, NaN otherwise; n > 0.
 //

@@ -18,7 +18,7 @@ func pointwise(f *file) {
 	sum(f)
 	adam(f)
 	momentum(f)
-	addDeviations(f)
+	addRow(f)
 	finite(f)
 }
 
@@ -383,19 +383,16 @@ func momentum(f *file) {
 	}, w, g, m)
 }
 
-func addDeviations(f *file) {
-	a := f.function("addDeviationsNEON", "sums *float64, x, first *float32, n int", "", "adds x - first to the sums; n > 0.")
-	sums, x, first := array{a.arg("sums"), 8}, a.array("x"), a.array("first")
+func addRow(f *file) {
+	a := f.function("addRowNEON", "sums *float64, x *float32, n int", "", "adds x to the sums; n > 0.")
+	sums, x := array{a.arg("sums"), 8}, a.array("x")
 	a.numbers(2, func(w width) {
-		p, q := a.widened(a.loaded(x, w), w), a.widened(a.loaded(first, w), w)
+		p := a.widened(a.loaded(x, w), w)
 		old := a.vectors(len(p))
 		if w == 0 {
 			a.op("FMOVD (%s), %s", sums.gp, old[0].f())
 		} else {
 			a.load(sums.gp, 0, old...)
-		}
-		for i := range p {
-			a.fsubDouble(p[i], p[i], q[i])
 		}
 		for i := range p {
 			a.faddDouble(old[i], old[i], p[i])
@@ -405,7 +402,7 @@ func addDeviations(f *file) {
 		} else {
 			a.store(sums.gp, 0, old...)
 		}
-	}, sums, x, first)
+	}, sums, x)
 }
 
 // finite sums x·0, to four partial sums.
