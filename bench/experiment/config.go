@@ -5,6 +5,7 @@ package experiment
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"hypnos/backends"
 	"hypnos/core"
 	"hypnos/core/data"
 	"hypnos/core/net"
@@ -113,14 +115,22 @@ func Load(path string, settings []string) (Config, error) {
 	return c.With(settings)
 }
 
-// With is the configuration with settings of the form key=value.
+// With is the configuration with settings of the form key=value. It also checks that there are such a network and such
+// a backend here.
 func (c Config) With(settings []string) (Config, error) {
+	c.Train.Drops = slices.Clone(c.Train.Drops) // decoding writes into the array that is there
 	for _, s := range settings {
+		if strings.ContainsAny(s, "\n\r") {
+			return c, fmt.Errorf("experiment: --set %q: a setting is one line", s)
+		}
 		if err := set(&c, s); err != nil {
 			return c, fmt.Errorf("experiment: --set %s: %w", s, err)
 		}
 	}
-	return c, c.Check()
+	if err := c.Check(); err != nil {
+		return c, err
+	}
+	return c, c.available()
 }
 
 // Parse reads a configuration from text that Text wrote.
@@ -132,37 +142,38 @@ func Parse(text string) (Config, error) {
 	return c, c.Check()
 }
 
+// decode reads TOML over what is there. A key that is not known is an error that names its line.
 func decode(text string, c *Config) error {
 	meta, err := toml.Decode(text, c)
 	if err != nil {
 		return err
 	}
-	for _, key := range meta.Undecoded() {
-		if line := lineOf(text, key); line > 0 {
-			return fmt.Errorf("line %d: unknown key %q", line, key)
-		}
-		return fmt.Errorf("unknown key %q", key)
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return fmt.Errorf("line %d: unknown key %q", lineOf(text, unknown[0]), unknown[0])
 	}
 	return nil
 }
 
-// lineOf finds the line that sets a key: the toml package does not tell. It knows [tables] and dotted keys; 0 is not
-// found.
+// lineOf finds the line that sets a key, or an inline table with it: the toml package does not tell. It knows [tables]
+// and dotted keys; 0 is not found.
 func lineOf(text string, key toml.Key) int {
-	var table []string
-	for i, line := range strings.Split(text, "\n") {
-		line = strings.TrimSpace(line)
-		if rest, ok := strings.CutPrefix(line, "["); ok {
-			name, _, _ := strings.Cut(strings.Trim(rest, "["), "]")
-			table = splitKey(name)
-			if slices.Equal(table, key) {
+	for ; len(key) > 0; key = key[:len(key)-1] {
+		var table []string
+		for i, line := range strings.Split(text, "\n") {
+			line = strings.TrimSpace(line)
+			name, _, set := strings.Cut(line, "=")
+			name = strings.TrimSpace(name)
+			if strings.HasPrefix(line, "[") {
+				name, _, set = strings.Cut(strings.TrimLeft(line, "["), "]")
+				table, name = nil, strings.TrimSpace(name)
+			}
+			at := append(slices.Clone(table), splitKey(name)...)
+			if set && slices.Equal(at, key) {
 				return i + 1
 			}
-			continue
-		}
-		name, _, ok := strings.Cut(line, "=")
-		if ok && slices.Equal(append(slices.Clone(table), splitKey(name)...), key) {
-			return i + 1
+			if strings.HasPrefix(line, "[") {
+				table = at
+			}
 		}
 	}
 	return 0
@@ -183,18 +194,22 @@ func set(c *Config, setting string) error {
 	if !ok || strings.TrimSpace(key) == "" {
 		return fmt.Errorf("want key=value")
 	}
-	if strings.ContainsAny(setting, "\n\r") {
-		return fmt.Errorf("a setting is one line")
-	}
 	line := key + " = " + value
 	if _, err := toml.Decode(line, new(map[string]any)); err != nil {
 		line = key + " = " + strconv.Quote(value)
 	}
-	return decode(line, c)
+	meta, err := toml.Decode(line, c)
+	if err == nil && len(meta.Undecoded()) > 0 {
+		err = fmt.Errorf("unknown key %q", meta.Undecoded()[0])
+	}
+	return err
 }
 
 // Text is the whole configuration as TOML.
 func (c Config) Text() string {
+	if c.Train.Drops == nil {
+		c.Train.Drops = []int{} // the encoder leaves nil out, which would read as the default
+	}
 	var b bytes.Buffer
 	e := toml.NewEncoder(&b)
 	e.Indent = ""
@@ -204,43 +219,80 @@ func (c Config) Text() string {
 	return b.String()
 }
 
-// Check returns an error that names the first setting that is out of range by itself; what depends on data, network
-// and backend is checked when they are opened.
+// Check returns an error that names the first setting that is out of range; whether network and backend exist With
+// checks, and what depends on the images is checked when they are opened.
 func (c Config) Check() error {
-	bad := func(key, format string, args ...any) error {
-		return fmt.Errorf("experiment: %s: %s", key, fmt.Sprintf(format, args...))
+	for _, s := range []struct {
+		key            string
+		value, atLeast int64
+	}{
+		{"data.size", int64(c.Data.Size), 0},
+		{"data.holdout", int64(c.Data.Holdout), 0},
+		{"data.train_limit", int64(c.Data.TrainLimit), 0},
+		{"data.test_limit", int64(c.Data.TestLimit), 0},
+		{"data.pad", int64(c.Data.Pad), 0},
+		{"data.workers", int64(c.Data.Workers), 1},
+		{"train.epochs", int64(c.Train.Epochs), 1},
+		{"train.steps", c.Train.Steps, 0},
+		{"train.batch", int64(c.Train.Batch), 1},
+		{"train.eval_every", int64(c.Train.EvalEvery), 0},
+		{"train.save_every", int64(c.Train.SaveEvery), 0},
+		{"sleep.every", int64(c.Sleep.Every), 0},
+	} {
+		if s.value < s.atLeast {
+			return fmt.Errorf("experiment: %s: %d is below %d", s.key, s.value, s.atLeast)
+		}
 	}
-	switch {
-	case c.Name == "" || strings.ContainsAny(c.Name, `/\`) || strings.HasPrefix(c.Name, "."):
-		return bad("name", "%q does not name a directory", c.Name)
-	case c.Train.Batch < 1:
-		return bad("train.batch", "%d is below 1", c.Train.Batch)
-	case c.Train.Epochs < 1:
-		return bad("train.epochs", "%d is below 1", c.Train.Epochs)
-	case c.Train.Steps < 0:
-		return bad("train.steps", "%d is below 0", c.Train.Steps)
-	case c.Data.Reps < 1 || c.Train.Batch%c.Data.Reps != 0:
-		return bad("data.reps", "%d repetitions do not divide a batch of %d", c.Data.Reps, c.Train.Batch)
-	case c.Data.Pad < 0:
-		return bad("data.pad", "%d is below 0", c.Data.Pad)
-	case c.Data.Workers < 1:
-		return bad("data.workers", "%d is below 1", c.Data.Workers)
-	case c.Data.Size < 0:
-		return bad("data.size", "%d is below 0", c.Data.Size)
-	case c.Sleep.Every < 0:
-		return bad("sleep.every", "%d is below 0", c.Sleep.Every)
+	if c.Seed > math.MaxInt64 {
+		return fmt.Errorf("experiment: seed: %d is not between 0 and %d", c.Seed, uint64(math.MaxInt64)) // what TOML can hold
 	}
-	if _, err := sleep.ParseRule(c.Sleep.Rule); err != nil {
-		return bad("sleep.rule", "%v", err)
+	if c.Name == "" || strings.ContainsAny(c.Name, `/\`) || strings.HasPrefix(c.Name, ".") {
+		return fmt.Errorf("experiment: name: %q does not name a directory", c.Name)
 	}
 	if err := c.Train.Rule.Check(); err != nil {
-		return bad("train.rule", "%v", err)
+		return fmt.Errorf("experiment: train.rule: %w", err)
 	}
-	if err := c.optimizer().Check(); err != nil {
-		return bad("train", "%v", err)
+	if c.Data.Reps < 1 || c.Train.Batch%c.Data.Reps != 0 {
+		return fmt.Errorf("experiment: data.reps: %d repetitions do not divide a batch of %d", c.Data.Reps, c.Train.Batch)
 	}
-	if err := c.rate().Check(); err != nil {
-		return bad("train", "%v", err)
+	_, rule := sleep.ParseRule(c.Sleep.Rule)
+	return first([]fault{
+		{"sleep.rule", rule},
+		{"train.optimizer", optim.Default(c.Train.Optimizer, 0).Check()},
+		{"train.weight_decay", optim.Default(c.Train.Optimizer, c.Train.WeightDecay).Check()},
+		{"train.momentum", c.optimizer().Check()},
+		{"train.lr", optim.MultiStep{Base: c.Train.LR}.Check()},
+		{"train.drops", optim.MultiStep{Base: c.Train.LR, Drops: c.Train.Drops, Factor: 1}.Check()},
+		{"train.factor", c.rate().Check()},
+	})
+}
+
+// available returns an error when this program has no such network or this machine no such backend. It is apart from
+// Check, so that a checkpoint from elsewhere can be read.
+func (c Config) available() error {
+	n, err := c.network(0)
+	if err == nil {
+		_, err = n.Init(c.initial())
+	}
+	b, opening := backends.Open(c.Backend)
+	if opening == nil {
+		opening = b.Close()
+	}
+	return first([]fault{{"network", err}, {"backend", opening}})
+}
+
+// fault is what is wrong with a setting, or nil.
+type fault struct {
+	key string
+	err error
+}
+
+// first is the first fault that is one.
+func first(faults []fault) error {
+	for _, f := range faults {
+		if f.err != nil {
+			return fmt.Errorf("experiment: %s: %w", f.key, f.err)
+		}
 	}
 	return nil
 }
@@ -255,7 +307,11 @@ func (c Config) rate() optim.MultiStep {
 	return optim.MultiStep{Base: c.Train.LR, Drops: c.Train.Drops, Factor: c.Train.Factor}
 }
 
-// network builds the configured network for a number of classes.
+func (c Config) initial() net.InitOptions {
+	return net.InitOptions{Seed: c.Seed, Tied: c.Network.Tied, Epsilon: c.Network.Epsilon}
+}
+
+// network builds the configured network for a number of classes, 0 for the network's own.
 func (c Config) network(classes int) (*net.Network, error) {
 	return net.ByName(c.Network.Name, net.Options{
 		Input: c.Network.Input, Classes: classes, Width: c.Network.Width,

@@ -108,7 +108,7 @@ func (x *Experiment) openEngine() error {
 	if err != nil {
 		return err
 	}
-	p, err := x.Net.Init(net.InitOptions{Seed: x.Config.Seed, Tied: x.Config.Network.Tied, Epsilon: x.Config.Network.Epsilon})
+	p, err := x.Net.Init(x.Config.initial())
 	if err != nil {
 		return err
 	}

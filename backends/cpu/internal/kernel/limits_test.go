@@ -15,8 +15,8 @@ func TestLimits(t *testing.T) {
 	for _, k := range versions {
 		t.Run(k.Name, func(t *testing.T) {
 			l, own := k.Limits()
-			if !own {
-				t.Fatal("the limits are not of the version")
+			if want := k.Name != "neon"; own != want { // whose loops are portable Go
+				t.Fatalf("the limits are the version's own: %v, want %v", own, want)
 			}
 			const rounds = 7
 			x := [16]float32{1, 1, 5, 5}
