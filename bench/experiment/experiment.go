@@ -152,6 +152,7 @@ type Checkpoint struct {
 	State   train.State
 	Data    DataRecord
 	Backend string
+	Metrics int64 // bytes of the run's metrics up to the state
 }
 
 // DataRecord says what a network was trained on.
@@ -173,6 +174,7 @@ const (
 	keyState   = "hypnos.state"
 	keyData    = "hypnos.data"
 	keyBackend = "hypnos.backend"
+	keyMetrics = "hypnos.metrics"
 
 	format = "1"
 )
@@ -182,7 +184,7 @@ func (k Checkpoint) describe(p *model.Params) error {
 	p.SetMeta(keyFormat, format)
 	p.SetMeta(keyConfig, k.Config.Text())
 	p.SetMeta(keyBackend, k.Backend)
-	for key, v := range map[string]any{keyNetwork: k.Net, keyState: k.State, keyData: k.Data} {
+	for key, v := range map[string]any{keyNetwork: k.Net, keyState: k.State, keyData: k.Data, keyMetrics: k.Metrics} {
 		text, err := json.Marshal(v)
 		if err != nil {
 			return fmt.Errorf("experiment: checkpoint: %w", err)
@@ -216,7 +218,7 @@ func (k *Checkpoint) parse(meta map[string]string) error {
 	}
 	k.Backend = meta[keyBackend]
 	k.Net = &net.Network{}
-	for key, v := range map[string]any{keyNetwork: k.Net, keyState: &k.State, keyData: &k.Data} {
+	for key, v := range map[string]any{keyNetwork: k.Net, keyState: &k.State, keyData: &k.Data, keyMetrics: &k.Metrics} {
 		if err := json.Unmarshal([]byte(meta[key]), v); err != nil {
 			return fmt.Errorf("metadata %s: %w", key, err)
 		}

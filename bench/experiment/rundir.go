@@ -95,7 +95,7 @@ func Run(ctx context.Context, c Config, dir *RunDir, o Observer) (train.State, *
 			return train.State{}, nil, fmt.Errorf("experiment: %s: %w", dir.File(CheckpointFile), err)
 		}
 	}
-	return r.train(ctx, old.State)
+	return r.train(ctx, old)
 }
 
 // previous reads the checkpoint of an earlier part of the run, if there is one.
@@ -143,12 +143,12 @@ type session struct {
 	history  history
 }
 
-func (r *session) train(ctx context.Context, from train.State) (s train.State, last *train.Eval, err error) {
+func (r *session) train(ctx context.Context, from Checkpoint) (s train.State, last *train.Eval, err error) {
 	if err := r.writeSettings(); err != nil {
-		return from, nil, err
+		return from.State, nil, err
 	}
-	if err := r.openMetrics(from); err != nil {
-		return from, nil, err
+	if err := r.openMetrics(from.Metrics); err != nil {
+		return from.State, nil, err
 	}
 	defer func() {
 		if closing := r.metrics.Close(); err == nil && closing != nil {
@@ -157,8 +157,8 @@ func (r *session) train(ctx context.Context, from train.State) (s train.State, l
 	}()
 	r.Loop.Observe = r.observe
 	r.Loop.Save = r.save
-	r.observer.Begin(r.Steps(), from)
-	s, err = r.Loop.Run(ctx, from)
+	r.observer.Begin(r.Steps(), from.State)
+	s, err = r.Loop.Run(ctx, from.State)
 	return s, r.history.last(), err
 }
 
@@ -187,38 +187,21 @@ func (r *session) writeSettings() error {
 	})
 }
 
-// openMetrics opens the metrics for appending. Lines of steps behind the state, which a crash left, are taken out:
-// those steps are done again.
-func (r *session) openMetrics(from train.State) error {
+// openMetrics opens the metrics for appending. What is behind those that belong to the checkpoint, the first so many
+// bytes, a crash left: it is cut, since those steps are done again.
+func (r *session) openMetrics(size int64) error {
 	path := r.dir.File(MetricsFile)
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("experiment: %w", err)
 	}
-	var kept bytes.Buffer
-	for n, line := range bytes.Split(old, []byte("\n")) {
-		if len(line) == 0 {
-			continue
-		}
-		var m struct {
-			Step int64 `json:"step"`
-		}
-		if err := json.Unmarshal(line, &m); err != nil {
-			if n == bytes.Count(old, []byte("\n")) {
-				break // a crash cut the last line short
-			}
-			return fmt.Errorf("experiment: %s: line %d: %w", path, n+1, err)
-		}
-		if m.Step <= from.Step && from.Step > 0 {
-			kept.Write(line)
-			kept.WriteByte('\n')
-		}
-	}
-	if err := r.history.read(bytes.NewReader(kept.Bytes())); err != nil {
+	kept := old[:min(int64(len(old)), size)]
+	kept = kept[:bytes.LastIndexByte(kept, '\n')+1] // whole lines, also where somebody changed the file
+	if err := r.history.read(bytes.NewReader(kept)); err != nil {
 		return fmt.Errorf("experiment: %s: %w", path, err)
 	}
-	if !bytes.Equal(kept.Bytes(), old) {
-		err := model.Replace(path, func(w io.Writer) error { _, err := w.Write(kept.Bytes()); return err })
+	if len(kept) < len(old) {
+		err := model.Replace(path, func(w io.Writer) error { _, err := w.Write(kept); return err })
 		if err != nil {
 			return err
 		}
@@ -246,25 +229,25 @@ func (r *session) observe(metric any) error {
 	return nil
 }
 
-// save keeps the engine and the state as a checkpoint; the metrics up to it are made durable first.
+// save keeps the engine and the state as a checkpoint, which is replaced whole or not at all; the metrics up to it are
+// made durable first.
 func (r *session) save(s train.State) error {
 	if err := r.metrics.Sync(); err != nil {
 		return fmt.Errorf("experiment: metrics: %w", err)
 	}
-	return SaveCheckpoint(r.dir.File(CheckpointFile), r.Experiment, s, r.record)
-}
-
-// SaveCheckpoint writes an experiment's engine and state as a checkpoint file, which is replaced whole or not at all.
-func SaveCheckpoint(path string, x *Experiment, s train.State, d DataRecord) error {
-	p, err := x.Engine.Save()
+	metrics, err := r.metrics.Stat()
+	if err != nil {
+		return fmt.Errorf("experiment: metrics: %w", err)
+	}
+	p, err := r.Engine.Save()
 	if err != nil {
 		return err
 	}
-	k := Checkpoint{Net: x.Net, Config: x.Config, State: s, Data: d, Backend: x.backend.Name()}
+	k := Checkpoint{Net: r.Net, Config: r.Config, State: s, Data: r.record, Backend: r.backend.Name(), Metrics: metrics.Size()}
 	if err := k.describe(p); err != nil {
 		return err
 	}
-	return model.Save(path, p)
+	return model.Save(r.dir.File(CheckpointFile), p)
 }
 
 // history is what the figures show.
