@@ -18,7 +18,7 @@ import (
 	"hypnos/core/model"
 )
 
-// Series is one line. Points whose Y is not finite are left out, the line goes on behind them.
+// Series is one line. Points that are not finite are left out, the line goes on behind them.
 type Series struct {
 	Name  string // in the legend; "" leaves it out
 	X, Y  []float64
@@ -60,8 +60,9 @@ func (f Figure) Empty() bool {
 // points are those with finite coordinates.
 func (s Series) points() plotter.XYs {
 	var xys plotter.XYs
+	finite := func(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 	for i, y := range s.Y {
-		if !math.IsNaN(y) && !math.IsInf(y, 0) {
+		if finite(s.X[i]) && finite(y) {
 			xys = append(xys, plotter.XY{X: s.X[i], Y: y})
 		}
 	}
@@ -100,7 +101,7 @@ func arrange(c draw.Canvas, p *plot.Plot, legend plot.Legend) {
 	if room > 0 {
 		room += gap
 	}
-	p.Draw(draw.Crop(c, 0, -room-gap, 0, -gap/2))
+	p.Draw(draw.Crop(c, gap/2, -room-gap, gap/2, -gap/2))
 	legend.Draw(draw.Crop(c, c.Size().X-room, -gap/2, 0, -height/8))
 }
 
@@ -124,7 +125,8 @@ func (f Figure) plot() (*plot.Plot, plot.Legend, error) {
 		}
 		if s.Faint {
 			line.Color, line.Width = color.Gray{0xc0}, vg.Points(0.5)
-			p.Add(line)
+			points.Color, points.Shape, points.Radius = line.Color, draw.CircleGlyph{}, vg.Points(0.8)
+			p.Add(line, points)
 			continue
 		}
 		line.Color, line.Width = colours[next%len(colours)], vg.Points(1.5)
@@ -155,9 +157,14 @@ func (ticks) Ticks(from, to float64) []plot.Tick {
 			break
 		}
 	}
+	first := math.Ceil(from / step)
 	var t []plot.Tick
-	for i := math.Ceil(from / step); i*step <= to; i++ {
-		t = append(t, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step, 'g', 6, 64)})
+	for i := 0.0; len(t) < 20; i++ { // a step that rounding swallows never reaches the end
+		v := (first+i)*step
+		if !(v <= to) {
+			break
+		}
+		t = append(t, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'g', 6, 64)})
 	}
 	return t
 }
