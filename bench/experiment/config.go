@@ -39,7 +39,7 @@ type Data struct {
 	Fit         data.Fit `toml:"fit"`  // how: "exact", "crop" or "resize"
 	SkipCorrupt bool     `toml:"skip_corrupt"`
 	Holdout     int      `toml:"holdout"`     // test on that many training images instead, left out of training
-	TrainLimit  int      `toml:"train_limit"` // use only the first so many; 0 means all
+	TrainLimit  int      `toml:"train_limit"` // use only so many, the first of every class; 0 means all
 	TestLimit   int      `toml:"test_limit"`
 	Pad         int      `toml:"pad"`  // padding before random crops
 	Flip        bool     `toml:"flip"` // mirror half of the images

@@ -160,7 +160,7 @@ func (ticks) Ticks(from, to float64) []plot.Tick {
 	first := math.Ceil(from / step)
 	var t []plot.Tick
 	for i := 0.0; len(t) < 20; i++ { // a step that rounding swallows never reaches the end
-		v := (first+i)*step
+		v := (first + i) * step
 		if !(v <= to) {
 			break
 		}

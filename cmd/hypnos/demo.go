@@ -70,7 +70,7 @@ func demoConfig(epochs int) experiment.Config {
 // dropsOf puts the drops of the learning rate at one half and three quarters, as the paper does.
 func dropsOf(epochs int) []int {
 	if epochs < 4 {
-		return nil
+		return []int{}
 	}
 	return []int{epochs / 2, epochs * 3 / 4}
 }
@@ -174,8 +174,18 @@ Examples:
 
 // runDemo trains the cells one after the other.
 func runDemo(ctx context.Context, c console, conf experiment.Config, d *data.Dataset) (*demoResult, error) {
-	if conf.Train.Steps == 0 {
-		conf.Train.Steps = int64(conf.Train.Epochs) * int64((d.Train.Len()+conf.Train.Batch-1)/conf.Train.Batch)
+	all := int64(conf.Train.Epochs) * int64((d.Train.Len()+conf.Train.Batch-1)/conf.Train.Batch)
+	if conf.Train.Steps == 0 || conf.Train.Steps > all {
+		conf.Train.Steps = all
+	}
+	cells := demoCells()
+	configs := make([]experiment.Config, len(cells))
+	for i, cell := range cells { // all are checked before the first is trained
+		configs[i] = conf
+		cell.change(&configs[i])
+		if err := configs[i].Check(); err != nil {
+			return nil, fmt.Errorf("%s: %w", cell.name, err)
+		}
 	}
 	r := &demoResult{
 		Program: "hypnos " + version(), Data: d.Name, Train: d.Train.Len(), Test: d.Test.Len(),
@@ -183,11 +193,9 @@ func runDemo(ctx context.Context, c console, conf experiment.Config, d *data.Dat
 		Steps: conf.Train.Steps, Backend: conf.Backend, Base: conf.Text(), conf: conf,
 	}
 	begin := time.Now()
-	for i, cell := range demoCells() {
-		cc := conf
-		cell.change(&cc)
-		fmt.Fprintf(c.Err, "[%d/%d] %s\n", i+1, len(demoCells()), cell.name)
-		result, err := runCell(ctx, c, cell.name, cc, d)
+	for i, cell := range cells {
+		fmt.Fprintf(c.Err, "[%d/%d] %s\n", i+1, len(cells), cell.name)
+		result, err := runCell(ctx, c, cell.name, configs[i], d)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", cell.name, err)
 		}
@@ -241,9 +249,20 @@ func runCell(ctx context.Context, c console, name string, conf experiment.Config
 	r.Steps, r.Top1, r.Top5, r.Loss = s.Step, last.Top1, last.Top5, last.Loss
 	r.TrainTop1 = epochHits / epochImages
 	r.snr = last.Weights.SNR()
-	r.SNR, r.Equal = sleep.Finite(r.snr), math.IsInf(r.snr, 1)
+	r.SNR, r.Equal = sleep.Finite(r.snr), equalWeights(last.Weights)
 	r.Seconds = time.Since(begin).Seconds()
 	return r, nil
+}
+
+// equalWeights tells whether all groups of all layers were equal. An infinite SNR does not: one weight that is the same
+// in its whole group makes it so.
+func equalWeights(r sleep.Report) bool {
+	for _, l := range r.Layers {
+		if l.Before == nil || l.Before.InverseRatio != 0 {
+			return false
+		}
+	}
+	return len(r.Layers) > 0
 }
 
 // write prints the table and what was run.

@@ -88,7 +88,7 @@ func report(c console, name string, err error) int {
 	case errors.Is(err, errUsage):
 		fmt.Fprintf(c.Err, "hypnos %s: %s (see hypnos %s --help)\n", name, oneLine(err), name)
 		return exitUsage
-	case errors.Is(err, train.ErrInterrupted):
+	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled):
 		fmt.Fprintf(c.Err, "hypnos %s: %s\n", name, oneLine(err))
 		return exitInterrupted
 	}

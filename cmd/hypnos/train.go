@@ -40,6 +40,9 @@ Examples:
 		return err
 	}
 	defer d.Close()
+	if x.Data.Path != "" {
+		fmt.Fprintf(c.Err, "reading %s\n", x.Data.Path) // which takes a while, before there is progress to show
+	}
 	p := newProgress(c.Err)
 	state, last, err := experiment.Run(ctx, x, d, p)
 	p.Close()

@@ -6,7 +6,9 @@
 package data
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"hypnos/core/net"
 	"hypnos/core/rng"
@@ -56,7 +58,8 @@ func (d *Dataset) Holdout(n int, seed uint64) error {
 	return nil
 }
 
-// Limit keeps the first n training and m test images; 0 keeps all.
+// Limit keeps n training and m test images, in their order: the first ones of every class, in equal numbers as far as
+// there are so many. (The first of all are of one class, where images lie in folders.) 0 keeps all.
 func (d *Dataset) Limit(n, m int) error {
 	for _, c := range []struct {
 		what string
@@ -68,10 +71,22 @@ func (d *Dataset) Limit(n, m int) error {
 		case c.keep < 0 || c.keep > s.Len():
 			return fmt.Errorf("data: %s: cannot keep %d of %d %s images", d.Name, c.keep, s.Len(), c.what)
 		case c.keep > 0:
-			*c.set = &Images{Shape: s.Shape, Pixels: s.Pixels[:c.keep*s.Shape.Len()], Labels: s.Labels[:c.keep]}
+			*c.set = s.subset(s.balanced(c.keep))
 		}
 	}
 	return nil
+}
+
+// balanced are the indices of n images, the classes taken in turn, in ascending order.
+func (s *Images) balanced(n int) []int {
+	order, rank, count := make([]int, s.Len()), make([]int, s.Len()), map[int32]int{}
+	for i, label := range s.Labels {
+		order[i], rank[i] = i, count[label] // among the images of its class
+		count[label]++
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank[a], rank[b]) })
+	slices.Sort(order[:n])
+	return order[:n]
 }
 
 // Stats are mean and standard deviation of each channel, of pixel values scaled to [0, 1].

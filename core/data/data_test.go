@@ -379,6 +379,11 @@ func TestHoldoutAndLimit(t *testing.T) {
 	if err := d.Limit(2, 3); err != nil || d.Train.Len() != 2 || d.Test.Len() != 3 || len(d.Train.Pixels) != 2*12 {
 		t.Errorf("limited to %d and %d (%v)", d.Train.Len(), d.Test.Len(), err)
 	}
+	sorted := &Images{Shape: net.Shape{H: 1, W: 1, C: 3}, Pixels: make([]uint8, 3*9), Labels: []int32{0, 0, 0, 0, 1, 1, 1, 1, 2}}
+	few := &Dataset{Name: "y", Train: sorted, Test: sorted}
+	if err := few.Limit(5, 7); err != nil || !slices.Equal(few.Train.Labels, []int32{0, 0, 1, 1, 2}) || !slices.Equal(few.Test.Labels, []int32{0, 0, 0, 1, 1, 1, 2}) {
+		t.Errorf("limited to labels %v and %v (%v), want all classes", few.Train.Labels, few.Test.Labels, err)
+	}
 	for _, err := range []error{d.Holdout(2, 1), d.Holdout(0, 1), d.Limit(3, 0), d.Limit(-1, 0), d.Limit(0, 4)} {
 		if err == nil {
 			t.Error("an impossible split was accepted")

@@ -31,7 +31,7 @@ func (s Stats) MarshalJSON() ([]byte, error) {
 		InverseRatio *float64 `json:"var_over_mean2"`
 		AbsRatio     *float64 `json:"abs_mean_over_std"`
 		Equal        bool     `json:"equal"`
-	}{s.Groups, Finite(s.SNR), Finite(s.LnInverseSNR()), Finite(s.InverseRatio), Finite(s.AbsRatio), s.Groups > 0 && math.IsInf(s.SNR, 1)})
+	}{s.Groups, Finite(s.SNR), Finite(s.LnInverseSNR()), Finite(s.InverseRatio), Finite(s.AbsRatio), s.Groups > 0 && s.InverseRatio == 0}) // one equal weight makes SNR infinite
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote. A null ratio of a measured layer is infinite.
