@@ -116,19 +116,21 @@ func (usageError) Is(target error) bool { return target == errUsage }
 // flags are a command's flags and its help.
 type flags struct {
 	*flag.FlagSet
+	help func()
 }
 
 // newFlags makes the flags of a command. usage is what follows its name; text says what it does, with examples.
 func newFlags(c console, name, usage, text string) flags {
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
 	f.SetOutput(io.Discard) // report prints errors
-	f.Usage = func() {
+	f.Usage = func() {}     // which the flag package calls after an error, too
+	help := func() {
 		fmt.Fprintf(c.Out, "Usage: hypnos %s %s\n\n%s\n\nFlags:\n", name, usage, strings.TrimSpace(text))
 		f.SetOutput(c.Out)
 		f.PrintDefaults()
 		f.SetOutput(io.Discard)
 	}
-	return flags{f}
+	return flags{f, help}
 }
 
 // parse reads flags and positional arguments in any order; want is the number of positional arguments, for which names
@@ -138,6 +140,7 @@ func (f flags) parse(args []string, names ...string) ([]string, error) {
 	for {
 		if err := f.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
+				f.help()
 				return nil, err
 			}
 			return nil, usageError{err}
