@@ -24,7 +24,11 @@ func bench(ctx context.Context, c console, args []string) error {
 Runs a benchmark:
   speed   the CPU backend against the machine's limits and against other programs
 
-hypnos bench speed --help shows its flags, with examples.`)
+hypnos bench speed --help shows its flags.
+
+Examples:
+  hypnos bench speed
+  hypnos bench speed --only 'r20lc' --json speed.json`)
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
