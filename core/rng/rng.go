@@ -25,7 +25,10 @@ const (
 	Flip    Purpose = 4 // horizontal flips; index = epoch, position = drawn image
 	Split   Purpose = 5 // train/validation split; index = 0
 	Epsilon Purpose = 6 // per-position noise of the conv-plus-ε initialisation; index = node number
-	Test    Purpose = 255
+	// Patterns of a sleep phase and the noise on them; keyed anew from the seed, see package sleep.
+	SleepPattern Purpose = 20
+	SleepNoise   Purpose = 21
+	Test         Purpose = 255
 )
 
 const (
