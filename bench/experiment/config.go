@@ -117,11 +117,10 @@ func (s Sleep) Spec() sleep.Spec {
 
 // phase is the phase that training schedules.
 func (c Config) phase() (sleep.Stream, error) {
-	s, err := c.Sleep.Spec().Stream()
+	s, err := c.SleepStream(nil)
 	if err == nil && sleep.NeedsRecording(s.Source) {
-		err = errors.New("source \"recorded\" is for the sleep command: training has no recording")
+		err = errors.New("experiment: sleep.source: \"recorded\" is for the sleep command: training has no recording")
 	}
-	s.Border, s.Seed = c.Sleep.Border, c.Seed
 	return s, err
 }
 
@@ -273,7 +272,7 @@ func (c Config) Check() error {
 	case c.Sleep.Every < 0:
 		return bad("sleep.every", "%d is below 0", c.Sleep.Every)
 	}
-	if _, err := c.phase(); err != nil {
+	if _, err := c.Sleep.Spec().Stream(); err != nil {
 		return bad("sleep", "%v", err)
 	}
 	if err := c.optimizer().Check(); err != nil {
@@ -300,4 +299,15 @@ func (c Config) network(classes int) (*net.Network, error) {
 	return net.ByName(c.Network.Name, net.Options{
 		Input: c.Network.Input, Classes: classes, Width: c.Network.Width, ConvOne: c.Network.FirstConv,
 	})
+}
+
+// SleepStream is the phase that the configuration describes, with settings of the form key=value.
+func (c Config) SleepStream(settings []string) (sleep.Stream, error) {
+	c, err := c.With(settings)
+	if err != nil {
+		return sleep.Stream{}, err
+	}
+	s, err := c.Sleep.Spec().Stream()
+	s.Border, s.Seed = c.Sleep.Border, c.Seed
+	return s, err
 }

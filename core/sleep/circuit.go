@@ -106,8 +106,15 @@ func (c Circuit) overshoot(square float64) float64 {
 func (c Circuit) forStrength(s Strength) (Rule, error) {
 	if c.Rate.Base == 0 {
 		// Rates lag behind by τ: with κ = η|x|²/((1-μ)dt) the response and the rates are an oscillator of frequency
-		// √(κ/τ) that decays with 1/(2τ). κτ = 1 is past critical damping, and quick.
+		// √(κ/τ) that decays with 1/(2τ). κτ = 1 is past critical damping, and quick. Momentum that lasts longer than
+		// τ lags behind, too, and asks for less.
 		c.Rate.Base = (1 - c.Momentum) * c.Dt / c.Tau / s.Square
+		for range 60 {
+			if c.overshoot(s.Square) > -0.5 {
+				break
+			}
+			c.Rate.Base /= 2
+		}
 	}
 	if o := c.overshoot(s.Square); !(o > -1 && o < 1) {
 		return nil, fmt.Errorf("rate %g is unstable: with momentum %g and patterns of |x|² = %.4g a presentation of %g ms multiplies deviations by %.4g, which must be between -1 and 1", c.Rate.Base, c.Momentum, s.Square, c.Presentation, o)
