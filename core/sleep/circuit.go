@@ -10,7 +10,7 @@ import (
 //	τ ṙ_i = -r_i + w_i·x - α r_inh + b          (8a)
 //	τ ṙ_inh = -r_inh + (1/N) Σ r_j - b          (8b)
 //
-// by explicit Euler steps of Dt, and, once they have settled, plasticity at every step,
+// by explicit Euler steps of Dt, and, but for the first Settle ms of the run, plasticity at every step,
 //
 //	g_i = (r_i - b) x + γ (w_i - w_i(0))        v_i ← μ v_i - η g_i        w_i ← w_i + v_i
 //
@@ -18,8 +18,10 @@ import (
 // below, b falls out of all equations: it only keeps rates positive.
 //
 // The leak. At the fixed point (Eq. 9) r_i = z_i - z̄ + z̄/(1+α): finite inhibition leaves z̄/(1+α), which no deviation
-// sees and which pulls the mean to 0 at the rate 1/(1+α), against γ. That is why the paper stops early. The
-// mean-preserving form takes from each neuron's rate what the inhibitory neuron receives, its rate and the time
+// sees and which pulls the mean to 0 against γ; that is why the paper stops early. Summing (8a) and (8b) over a
+// presentation of T ms, the transient included, the mean rate adds up to z̄ (T + τ (α-1)/(α+1))/(1+α) if patterns are
+// independent, so that for a small learning rate the mean goes to γ/(γ+s) of its start, s = (1 + (τ/T)(α-1)/(α+1))/(1+α).
+// The mean-preserving form takes from each neuron's rate what the inhibitory neuron receives, its rate and the time
 // derivative of it,
 //
 //	g_i = (r_i - r_inh - τ ṙ_inh) x + γ (w_i - w_i(0))
@@ -35,7 +37,7 @@ type Circuit struct {
 	Tau            float64 // τ, ms
 	Dt             float64 // Euler step, ms
 	Presentation   float64 // of one pattern, ms
-	Settle         float64 // without plasticity at the start of each presentation, ms
+	Settle         float64 // without plasticity at the start of the run, ms
 	Rate           Rate    // η of one Euler step, its time counted in ms since the run began
 	Momentum       float64 // 0 ≤ μ < 1
 	MeanPreserving bool
@@ -74,8 +76,8 @@ func (c Circuit) Check() error {
 		return bad("alpha %g is unstable: with tau %g ms and steps of %g ms it must be below 2·tau/dt - 1 = %g", c.Alpha, c.Tau, c.Dt, 2*c.Tau/c.Dt-1)
 	case !(c.Momentum >= 0 && c.Momentum < 1):
 		return bad("momentum %g is outside [0, 1)", c.Momentum)
-	case !(c.Presentation > c.Settle) || !(c.Presentation/c.Dt <= 1e6):
-		return bad("presentation of %g ms leaves no time for plasticity behind %g ms, or has more than a million steps", c.Presentation, c.Settle)
+	case !(c.Presentation >= c.Dt) || !(c.Presentation/c.Dt <= 1e6):
+		return bad("presentation of %g ms has less than one step of %g ms, or more than a million", c.Presentation, c.Dt)
 	}
 	if err := c.Rate.check(); err != nil {
 		return bad("%v", err)
@@ -83,7 +85,7 @@ func (c Circuit) Check() error {
 	return nil
 }
 
-// steps are the Euler steps of a presentation, all and those without plasticity.
+// steps are the Euler steps of a presentation, and those without plasticity at the start of the run.
 func (c Circuit) steps() (all, settling int) {
 	return int(math.Round(c.Presentation / c.Dt)), int(math.Round(c.Settle / c.Dt))
 }
@@ -97,6 +99,7 @@ func (c Circuit) rate(t, i int) float64 {
 // overshoot is what one presentation, its momentum run out, leaves of a response: the factor by which a deviation
 // along a pattern with |x|² = square changes when other patterns follow. It must stay between -1 and 1.
 func (c Circuit) overshoot(square float64) float64 {
+	c.Settle = 0
 	p := c.presentation(0, square, true)
 	k := c.Momentum / (1 - c.Momentum)
 	// The rate of a settled response is the response itself: y and r are 1.
@@ -165,7 +168,7 @@ func (d *circuitDirect) present(t int, x []float64) {
 			d.r[k] = d.Excite(d.r[k], Response(w, x), d.inh)
 		}
 		d.inh = d.Inhibit(d.inh, mean)
-		if i < settling {
+		if t*all+i < settling {
 			continue
 		}
 		rest := d.B
@@ -237,7 +240,7 @@ func (c Circuit) presentation(t int, square float64, deviations bool) presentati
 			o[rateOut][k] = r + h*(-r+z[k]-alpha*inh)
 			o[inhibitionOut][k] = inh + h*(-inh+r)
 		}
-		if i < settling {
+		if t*all+i < settling {
 			continue
 		}
 		rate := c.rate(t, i)

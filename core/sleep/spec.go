@@ -21,7 +21,7 @@ type Spec struct {
 	Tau            float64 // circuit: ms
 	Dt             float64 // circuit: Euler step, ms
 	Presentation   float64 // circuit: of a pattern, ms
-	Settle         float64 // circuit: of it without plasticity, ms
+	Settle         float64 // circuit: without plasticity at the start, ms
 	MeanPreserving bool    // circuit
 	Execution      Execution
 }
