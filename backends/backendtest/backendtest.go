@@ -44,6 +44,8 @@ func Run(t *testing.T, c Config) {
 	t.Run("SaveAndLoad", c.saveAndLoad)
 	t.Run("SameBits", c.sameBits)
 	t.Run("InstantSleep", c.instantSleep)
+	t.Run("PlasticSleep", c.plasticSleep)
+	t.Run("SleepRefusals", c.sleepRefusals)
 	t.Run("SleepIsInterruptible", c.sleepIsInterruptible)
 	t.Run("Refusals", c.refusals)
 }
