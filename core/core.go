@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"strings"
 
 	"hypnos/core/model"
@@ -213,6 +214,14 @@ func CheckWake(n *net.Network, o Options, x Batch, y Labels, lr float64) error {
 }
 
 var errInferenceOnly = errors.New("core: the engine was compiled for inference only")
+
+// CheckSleep checks that a phase's rule is one of those that a backend lists in its Caps.
+func CheckSleep(rules []string, s sleep.Stream) error {
+	if s.Rule != nil && !slices.Contains(rules, s.Rule.Kind()) {
+		return fmt.Errorf("core: sleep rule %q: %w (this backend has %s)", s.Rule.Kind(), ErrUnsupported, strings.Join(rules, ", "))
+	}
+	return nil
+}
 
 // CheckProbe checks a probe against the network, a batch and the options of Compile.
 func CheckProbe(n *net.Network, o Options, x Batch, p Probe) error {

@@ -48,6 +48,8 @@ func Run(t *testing.T, c Config) {
 	t.Run("BroadcastInNetwork", c.broadcastInNetwork)
 	t.Run("BroadcastLearns", c.broadcastLearns)
 	t.Run("InstantSleep", c.instantSleep)
+	t.Run("PlasticSleep", c.plasticSleep)
+	t.Run("SleepRefusals", c.sleepRefusals)
 	t.Run("SleepIsInterruptible", c.sleepIsInterruptible)
 	t.Run("Refusals", c.refusals)
 }

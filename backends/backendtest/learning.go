@@ -443,15 +443,24 @@ func (c *countdown) Err() error {
 // sleepIsInterruptible: wherever a phase is interrupted, every group is untouched or finished, and going on from the
 // report's token gives the bits of an uninterrupted phase.
 func (c Config) sleepIsInterruptible(t *testing.T) {
+	interrupted := 0
+	for _, stream := range append(c.plasticStreams(t), sleep.Stream{Rule: sleep.Instant{}}) {
+		t.Run(stream.Rule.Kind()+" "+stream.Execution.String(), func(t *testing.T) { interrupted += c.interruptions(t, stream) })
+	}
+	if interrupted < 10 {
+		t.Errorf("only %d interruptions", interrupted)
+	}
+}
+
+// interruptions interrupts one phase at many places and goes on.
+func (c Config) interruptions(t *testing.T, stream sleep.Stream) (interrupted int) {
 	n := sleepNet(t)
 	p := randomParams(n, 1)
-	stream := sleep.Stream{Rule: sleep.Instant{}}
 	whole := compile(t, c.open(t), n, core.Options{MaxBatch: 1}, p)
 	if _, err := whole.Sleep(context.Background(), stream); err != nil {
 		t.Fatal(err)
 	}
 	want, before := snapshot(t, whole), snapshot(t, compile(t, c.open(t), n, core.Options{MaxBatch: 1}, p))
-	interrupted := 0
 	for stop := 0; ; stop += 7 {
 		e := compile(t, c.open(t), n, core.Options{MaxBatch: 1}, p)
 		report, err := e.Sleep(&countdown{context.Background(), stop}, stream)
@@ -477,9 +486,7 @@ func (c Config) sleepIsInterruptible(t *testing.T) {
 		}
 		sameParams(t, snapshot(t, e), want)
 	}
-	if interrupted < 10 {
-		t.Errorf("only %d interruptions", interrupted)
-	}
+	return interrupted
 }
 
 // refusals: bad arguments are errors that name what is wrong, and change nothing.

@@ -89,10 +89,13 @@ func (b backend) Caps() core.Caps {
 		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "transpose", "linear"},
 		Optimizers: []optim.Kind{optim.AdamW, optim.Adam, optim.SGD},
 		WakeRules:  core.WakeRules(),
-		Rules:      []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()},
+		Rules:      rules(),
 		Notes:      append([]string{fmt.Sprintf("%d threads, %s kernels", b.threads, b.kernels.Name)}, b.notes...),
 	}
 }
+
+// rules are the sleep rules that the backend runs.
+func rules() []string { return []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()} }
 
 func (backend) Close() error { return nil }
 

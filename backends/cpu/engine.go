@@ -402,9 +402,28 @@ func (e *engine) checkGradients() error {
 }
 
 func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error) {
-	return sleep.Run(ctx, e.net, s, time.Now, func(l sleep.Layer) sleep.Runner {
-		return newSleeper(e, l)
+	if err := core.CheckSleep(rules(), s); err != nil {
+		return sleep.Report{}, err
+	}
+	return sleep.Run(ctx, e.net, s, sleep.Host{
+		Now:   time.Now,
+		Open:  func(l sleep.Layer) sleep.Runner { return newSleeper(e, l) },
+		Param: e.parameter,
+		Word:  4,
 	})
+}
+
+// parameter reads a parameter in the canonical layout.
+func (e *engine) parameter(name string) ([]float64, error) {
+	p, err := e.Save()
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	return t.Float64s()
 }
 
 func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter.Seq2[model.Tensor, error] {

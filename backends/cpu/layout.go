@@ -24,6 +24,16 @@ func (f filters) index(position, g, tap, c, n int) int {
 	return position*f.size() + g*f.block() + first*f.rows() + (tap*f.cin+c)*width + n - first
 }
 
+// neuron is the inverse of index: the position and the channel, counted over all groups, of the weight at a place here.
+func (f filters) neuron(at int) (position, channel int) {
+	position, at = at/f.size(), at%f.size()
+	g := at / f.block()
+	at %= f.block()
+	first := at / f.rows() / kernel.Tile * kernel.Tile
+	width := min(kernel.Tile, f.cout-first)
+	return position, g*f.cout + first + (at-first*f.rows())%width
+}
+
 // each calls f with the place of every weight here and in the canonical layout, which it counts up.
 func (f filters) each(visit func(here, canonical int)) {
 	at := 0

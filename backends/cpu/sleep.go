@@ -73,11 +73,28 @@ func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 	return all.Stats()
 }
 
-func (s *sleeper) Share(rule sleep.Rule, g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
+// NonFinite finds a weight that is not finite.
+func (s *sleeper) NonFinite() (position, channel int, found bool) {
+	for _, p := range s.params {
+		if s.kernels.Finite(p.value) {
+			continue
+		}
+		i := 0
+		for s.kernels.Finite(p.value[i : i+1]) {
+			i++
+		}
+		position, channel = s.neuronOf(p, i)
+		return position, channel, true
+	}
+	return 0, 0, false
+}
+
+func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64) {
+	g := t.Grid
 	if len(g.Positions) < 2 {
 		return kept, 0
 	}
-	_ = rule.(sleep.Instant) // the only rule that changes weights
+	_ = t.Rule.(sleep.Instant) // the only rule that changes weights
 	for _, p := range s.params {
 		parts := make([]kernel.Kept, s.elements(p)/512+1)
 		blocks := s.eachBlock(p, g.Positions, func(block int, c *columns) { c.share(g.Positions, &parts[block]) })
@@ -92,6 +109,35 @@ func (s *sleeper) Share(rule sleep.Rule, g sleep.Grid) (kept sleep.PreservationS
 		}
 	}
 	return kept, bytes
+}
+
+// neuronOf is where the element of a parameter belongs.
+func (s *sleeper) neuronOf(p *param, element int) (position, channel int) {
+	if p.filters == nil { // a bias, (positions, N)
+		return element / s.layer.Out.C, element % s.layer.Out.C
+	}
+	return p.filters.neuron(element)
+}
+
+func (s *sleeper) Means(g sleep.Grid) []float64 {
+	m := s.layer.Inputs()
+	means := make([]float64, s.layer.Out.C*m)
+	for _, p := range s.params {
+		n := s.elements(p)
+		c := &columns{kernels: s.kernels, value: p.value, stride: n, hi: n}
+		e := make([]float64, 0, n)
+		c.moments(g.Positions, func(mean, _ float64) { e = append(e, mean) })
+		if p.filters == nil {
+			for channel, v := range e {
+				means[channel*m+s.layer.K] = v
+			}
+			continue
+		}
+		one := *p.filters
+		one.positions = 1
+		one.each(func(here, canonical int) { means[canonical/s.layer.K*m+canonical%s.layer.K] = e[here] })
+	}
+	return means
 }
 
 // columns is a range of elements of all positions, with accumulators.

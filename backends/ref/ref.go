@@ -8,7 +8,6 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"time"
 
 	"hypnos/core"
 	"hypnos/core/model"
@@ -33,7 +32,7 @@ func (backend) Caps() core.Caps {
 		Layers:     []string{"input", "conv2d", "lc2d", "batchnorm", "relu", "add", "maxpool", "globalavgpool", "transpose", "linear"},
 		Optimizers: []optim.Kind{optim.AdamW, optim.Adam, optim.SGD},
 		WakeRules:  core.WakeRules(),
-		Rules:      []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()},
+		Rules:      sleep.Kinds(),
 		Notes:      []string{"one thread; for checking, not for speed"},
 	}
 }
@@ -274,54 +273,6 @@ func finite(xs []float64) bool {
 		}
 	}
 	return true
-}
-
-func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error) {
-	return sleep.Run(ctx, e.net, s, time.Now, func(l sleep.Layer) sleep.Runner {
-		return sleeper{l, e.params[l.Node]}
-	})
-}
-
-// sleeper is one locally connected layer asleep.
-type sleeper struct {
-	layer  sleep.Layer
-	params []*param // weight (Hout, Wout, N, K) and perhaps bias (Hout, Wout, N)
-}
-
-func (s sleeper) Measure(b sleep.Border) sleep.Stats {
-	return sleep.Measure(s.params[0].value, s.layer, b)
-}
-
-func (s sleeper) Share(rule sleep.Rule, g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
-	if len(g.Positions) < 2 {
-		return kept, 0
-	}
-	share := rule.(sleep.Instant)
-	mean := make([]float64, s.layer.K)
-	for n := range s.layer.Out.C {
-		before := s.means(g, n)
-		for _, p := range s.params {
-			k := s.layer.K
-			if p.Role == net.Bias {
-				k = 1
-			}
-			share.Share(p.value, s.layer, g, n, k, mean)
-			bytes += 2 * 8 * int64(k*len(g.Positions))
-		}
-		for j, after := range s.means(g, n) {
-			kept.Add(before[j], after)
-		}
-	}
-	return kept, bytes
-}
-
-// means are the mean weights of one group.
-func (s sleeper) means(g sleep.Grid, channel int) []float64 {
-	m := make([]float64, s.layer.K)
-	for j := range m {
-		m[j], _ = sleep.Moments(s.params[0].value, s.layer, g.Positions, channel, j)
-	}
-	return m
 }
 
 func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter.Seq2[model.Tensor, error] {

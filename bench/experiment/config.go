@@ -4,6 +4,7 @@ package experiment
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -82,6 +83,51 @@ type Sleep struct {
 	BeforeEval bool         `toml:"before_eval"`
 	Rule       string       `toml:"rule"`
 	Border     sleep.Border `toml:"border"` // "shares" or "rests"
+	// The rest is for the rules "hebbian" and "circuit"; sleep.Spec says what it means.
+	Source         string          `toml:"source"`
+	Events         int             `toml:"events"`
+	Gamma          float64         `toml:"gamma"`
+	Momentum       float64         `toml:"momentum"`
+	Rate           float64         `toml:"rate"`
+	Decay          string          `toml:"decay"`
+	DecayTime      float64         `toml:"decay_time"`
+	Batch          int             `toml:"batch"`
+	Noise          float64         `toml:"noise"`
+	Alpha          float64         `toml:"alpha"`
+	Tau            float64         `toml:"tau"`
+	Dt             float64         `toml:"dt"`
+	Presentation   float64         `toml:"presentation"`
+	Settle         float64         `toml:"settle"`
+	MeanPreserving bool            `toml:"mean_preserving"`
+	Execution      sleep.Execution `toml:"execution"`
+}
+
+// defaultSleep never sleeps; the settings of its rules are sleep.DefaultSpec.
+func defaultSleep() Sleep {
+	s := sleep.DefaultSpec()
+	return Sleep{
+		Rule: s.Rule, Source: s.Source, Events: s.Events, Gamma: s.Gamma, Momentum: s.Momentum, Rate: s.Rate,
+		Decay: s.Decay, DecayTime: s.DecayTime, Batch: s.Batch, Noise: s.Noise, Alpha: s.Alpha, Tau: s.Tau, Dt: s.Dt,
+		Presentation: s.Presentation, Settle: s.Settle, MeanPreserving: s.MeanPreserving, Execution: s.Execution,
+	}
+}
+
+// Spec is the phase that the settings describe.
+func (s Sleep) Spec() sleep.Spec {
+	return sleep.Spec{
+		Rule: s.Rule, Source: s.Source, Events: s.Events, Gamma: s.Gamma, Momentum: s.Momentum, Rate: s.Rate,
+		Decay: s.Decay, DecayTime: s.DecayTime, Batch: s.Batch, Noise: s.Noise, Alpha: s.Alpha, Tau: s.Tau, Dt: s.Dt,
+		Presentation: s.Presentation, Settle: s.Settle, MeanPreserving: s.MeanPreserving, Execution: s.Execution,
+	}
+}
+
+// phase is the phase that training schedules.
+func (c Config) phase() (sleep.Stream, error) {
+	s, err := c.SleepStream(nil)
+	if err == nil && sleep.NeedsRecording(s.Source) {
+		err = errors.New("experiment: sleep.source: \"recorded\" is for the sleep command: training has no recording")
+	}
+	return s, err
 }
 
 // Default is the paper's setting for CIFAR-10 with a convolutional ResNet20: batches of 512, 200 epochs, the learning
@@ -95,7 +141,7 @@ func Default() Config {
 			Epochs: 200, Batch: 512, Rule: core.Backprop, Optimizer: optim.AdamW, LR: 1e-2, Drops: []int{100, 150}, Factor: 0.25,
 			WeightDecay: 1e-4, Momentum: 0.9, EvalEvery: 1, SaveEvery: 1,
 		},
-		Sleep: Sleep{Rule: sleep.Instant{}.Kind()},
+		Sleep: defaultSleep(),
 	}
 }
 
@@ -255,9 +301,9 @@ func (c Config) Check() error {
 	if c.Data.Reps < 1 || c.Train.Batch%c.Data.Reps != 0 {
 		return fmt.Errorf("experiment: data.reps: %d repetitions do not divide a batch of %d", c.Data.Reps, c.Train.Batch)
 	}
-	_, rule := sleep.ParseRule(c.Sleep.Rule)
+	_, phase := c.Sleep.Spec().Stream()
 	return first([]fault{
-		{"sleep.rule", rule},
+		{"sleep", phase},
 		{"train.optimizer", optim.Default(c.Train.Optimizer, 0).Check()},
 		{"train.weight_decay", optim.Default(c.Train.Optimizer, c.Train.WeightDecay).Check()},
 		{"train.momentum", c.optimizer().Check()},
@@ -317,4 +363,15 @@ func (c Config) network(classes int) (*net.Network, error) {
 		Input: c.Network.Input, Classes: classes, Width: c.Network.Width,
 		Patch: c.Network.Patch, Depth: c.Network.Depth, ConvOne: c.Network.FirstConv,
 	})
+}
+
+// SleepStream is the phase that the configuration describes, with settings of the form key=value.
+func (c Config) SleepStream(settings []string) (sleep.Stream, error) {
+	c, err := c.With(settings)
+	if err != nil {
+		return sleep.Stream{}, err
+	}
+	s, err := c.Sleep.Spec().Stream()
+	s.Border, s.Seed = c.Sleep.Border, c.Seed
+	return s, err
 }

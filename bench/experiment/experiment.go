@@ -64,7 +64,7 @@ func Open(c Config, d *data.Dataset) (*Experiment, error) {
 	if err := x.openEngine(); err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
-	rule, err := sleep.ParseRule(c.Sleep.Rule)
+	phase, err := c.phase()
 	if err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
@@ -72,7 +72,7 @@ func Open(c Config, d *data.Dataset) (*Experiment, error) {
 		Config: train.Config{
 			Epochs: c.Train.Epochs, Steps: c.Train.Steps, Rate: c.rate(),
 			Sleep:     sleep.Schedule{Every: c.Sleep.Every, Count: c.Sleep.Count, BeforeEval: c.Sleep.BeforeEval},
-			Phase:     sleep.Stream{Rule: rule, Border: c.Sleep.Border},
+			Phase:     phase,
 			EvalEvery: c.Train.EvalEvery, SaveEvery: c.Train.SaveEvery,
 		},
 		Engine: x.Engine,

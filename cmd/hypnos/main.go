@@ -3,6 +3,8 @@
 //	hypnos demo        the paper's effect on an embedded sample
 //	hypnos train       train a network as a TOML file says
 //	hypnos eval        test a checkpoint
+//	hypnos sleep       let a checkpoint's network sleep
+//	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
 //	hypnos bench       speed against the machine's limits and against other programs
 //	hypnos doctor      what this machine and build can do
@@ -53,6 +55,8 @@ func commands() []command {
 		{"demo", "the paper's effect on the embedded sample: a table and a figure", demo},
 		{"train", "train a network as a TOML file says; resumes", trainCommand},
 		{"eval", "test a checkpoint", eval},
+		{"sleep", "let a checkpoint's network sleep, and measure it", sleepCommand},
+		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
 		{"bench", "speed against the machine's limits and against other programs", bench},
 		{"doctor", "what this machine and build can do", doctor},

@@ -30,7 +30,10 @@ const (
 	Epsilon Purpose = 6 // per-position noise of the conv-plus-ε initialisation; index = node number
 	// Feedback is the broadcast rule's matrices; index = node number.
 	Feedback Purpose = 16
-	Test     Purpose = 255
+	// Patterns of a sleep phase and the noise on them; keyed anew from the seed, see package sleep.
+	SleepPattern Purpose = 20
+	SleepNoise   Purpose = 21
+	Test         Purpose = 255
 )
 
 const (

@@ -29,13 +29,17 @@ func Layers(n *net.Network) []Layer {
 	var ls []Layer
 	for i, v := range n.Nodes {
 		if op, ok := v.Op.(net.LC2D); ok {
-			ls = append(ls, Layer{
-				Name: v.Name, Node: i, Window: op.Window, In: v.In, Out: v.Out,
-				K: op.Kernel * op.Kernel * v.In.C / op.Groups,
-			})
+			ls = append(ls, layerOf(v, i, op))
 		}
 	}
 	return ls
+}
+
+func layerOf(v net.Node, i int, op net.LC2D) Layer {
+	return Layer{
+		Name: v.Name, Node: i, Window: op.Window, In: v.In, Out: v.Out,
+		K: op.Kernel * op.Kernel * v.In.C / op.Groups,
+	}
 }
 
 // Border says what becomes of neurons whose receptive field reaches into the padding.
@@ -118,4 +122,49 @@ func (l Layer) interior(i, j int) bool {
 	rowLo, rowHi := l.Window.Span(i, l.In.H)
 	colLo, colHi := l.Window.Span(j, l.In.W)
 	return rowLo == 0 && rowHi == k && colLo == 0 && colHi == k
+}
+
+// Inputs is M, the number of input lines of a neuron: its K weights and the bias where there is one.
+func (l Layer) Inputs() int {
+	if l.Window.Bias {
+		return l.K + 1
+	}
+	return l.K
+}
+
+// TileLen is the number of elements of a pattern's tile, (k, k, Cin).
+func (l Layer) TileLen() int { return l.Window.Kernel * l.Window.Kernel * l.In.C }
+
+// split takes a tile (k, k, Cin) apart by channel groups: x is (g, M), each row (k, k, Cin/g) and the bias line.
+func (l Layer) split(x, tile []float64, bias float64) {
+	per, m := l.In.C/l.Window.Groups, l.Inputs()
+	for g := range l.Window.Groups {
+		row := x[g*m : (g+1)*m]
+		for place := range l.Window.Kernel * l.Window.Kernel {
+			copy(row[place*per:(place+1)*per], tile[place*l.In.C+g*per:])
+		}
+		if l.Window.Bias {
+			row[l.K] = bias
+		}
+	}
+}
+
+// Seen lists, for weight j of a grid's neurons, the element of a channel group's part of the tile that it gets: the
+// tile lies at the map's corner, and the receptive field of output row i begins at input row i·stride - pad.
+func (l Layer) Seen(g Grid) []int {
+	k, per := l.Window.Kernel, l.In.C/l.Window.Groups
+	corner := func(phase int) int { return ((phase*l.Window.Stride-l.Window.Pad())%k + k) % k }
+	row, col := corner(g.Row), corner(g.Col)
+	seen := make([]int, l.Inputs())
+	for u := range k {
+		for v := range k {
+			for c := range per {
+				seen[(u*k+v)*per+c] = ((row+u)%k*k+(col+v)%k)*per + c
+			}
+		}
+	}
+	if l.Window.Bias {
+		seen[l.K] = l.K
+	}
+	return seen
 }

@@ -1,6 +1,6 @@
 package sleep
 
-// Rule says what a sleep does to the weights. The set is closed: Observe and Instant.
+// Rule says what a sleep does to the weights. The set is closed: Observe, Instant, Hebbian and Circuit.
 type Rule interface {
 	// Kind is the rule's name in configurations and capability tables.
 	Kind() string

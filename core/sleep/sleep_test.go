@@ -102,8 +102,6 @@ func TestGridsSeeTheSamePattern(t *testing.T) {
 	}
 }
 
-func mod(a, b int) int { return ((a % b) + b) % b }
-
 func TestBorderRests(t *testing.T) {
 	l := layer(t, 6, 1, 1, 3, 1)
 	inside := 0
@@ -287,13 +285,25 @@ func TestSchedule(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, name := range []string{"observe", "instant"} {
-		if r, err := ParseRule(name); err != nil || r.Kind() != name {
-			t.Errorf("rule %q reads as %v (%v)", name, r, err)
+	spec := DefaultSpec()
+	for _, name := range Kinds() {
+		spec.Rule = name
+		if s, err := spec.Stream(); err != nil || s.Rule.Kind() != name {
+			t.Errorf("rule %q reads as %v (%v)", name, s.Rule, err)
 		}
 	}
-	if _, err := ParseRule("nap"); err == nil || !strings.Contains(err.Error(), "known: observe, instant") {
+	spec.Rule = "nap"
+	if _, err := spec.Stream(); err == nil || !strings.Contains(err.Error(), "known: observe, instant, hebbian, circuit") {
 		t.Errorf("rule nap: %v", err)
+	}
+	for _, e := range append(Executions(), Auto) {
+		var got Execution
+		if text, err := e.MarshalText(); err != nil || got.UnmarshalText(text) != nil || got != e {
+			t.Errorf("execution %v reads as %v", e, got)
+		}
+	}
+	if err := new(Execution).UnmarshalText([]byte("x")); err == nil {
+		t.Error("execution x was accepted")
 	}
 	for _, b := range []Border{BorderShares, BorderRests} {
 		var got Border
@@ -318,9 +328,11 @@ func TestNames(t *testing.T) {
 // stub counts the grids it is given.
 type stub struct{ shared *[]string }
 
-func (s stub) Measure(Border) Stats { return Stats{Groups: 1, SNR: 2} }
-func (s stub) Share(r Rule, g Grid) (p PreservationSum, bytes int64) {
-	*s.shared = append(*s.shared, fmt.Sprintf("%d,%d", g.Row, g.Col))
+func (s stub) Measure(Border) Stats                           { return Stats{Groups: 1, SNR: 2} }
+func (s stub) Means(Grid) []float64                           { return nil }
+func (s stub) NonFinite() (position, channel int, found bool) { return 0, 0, false }
+func (s stub) Share(t *Task) (p PreservationSum, bytes int64) {
+	*s.shared = append(*s.shared, fmt.Sprintf("%d,%d", t.Row, t.Col))
 	p.Add(1, 1)
 	return p, 10
 }
@@ -341,8 +353,8 @@ func TestRunGoesThroughGridsInOrder(t *testing.T) {
 	n, now := twoLayers(t), time.Time{}
 	clock := func() time.Time { now = now.Add(time.Second); return now }
 	var shared []string
-	open := func(l Layer) Runner { return stub{&shared} }
-	r, err := Run(context.Background(), n, Stream{Rule: Instant{}, Measure: true}, clock, open)
+	host := Host{Now: clock, Open: func(Layer) Runner { return stub{&shared} }}
+	r, err := Run(context.Background(), n, Stream{Rule: Instant{}, Measure: true}, host)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,19 +370,19 @@ func TestRunGoesThroughGridsInOrder(t *testing.T) {
 	}
 
 	shared = nil
-	r, err = Run(context.Background(), n, Stream{Rule: Observe{}}, clock, open)
+	r, err = Run(context.Background(), n, Stream{Rule: Observe{}}, host)
 	if err != nil || len(shared) != 0 || r.Layers[0].Before == nil || r.Bytes != 0 {
 		t.Errorf("observing shared %v: %+v, %v", shared, r, err)
 	}
 
 	shared = nil
-	if _, err = Run(context.Background(), n, Stream{Rule: Instant{}, Layers: []string{"b"}}, clock, open); err != nil || len(shared) != 1 {
+	if _, err = Run(context.Background(), n, Stream{Rule: Instant{}, Layers: []string{"b"}}, host); err != nil || len(shared) != 1 {
 		t.Errorf("one layer: shared %v (%v)", shared, err)
 	}
 
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	r, err = Run(ended, n, Stream{Rule: Instant{}}, clock, open)
+	r, err = Run(ended, n, Stream{Rule: Instant{}}, host)
 	if !errors.Is(err, context.Canceled) || r.Next == nil || *r.Next != (Token{"a", 0}) {
 		t.Errorf("cancelled: %+v, %v", r.Next, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"hypnos/core/net"
@@ -21,6 +20,13 @@ type Stream struct {
 	Layers []string
 	// From is where an interrupted phase goes on; nil means from the beginning.
 	From *Token
+	// Source makes the patterns of Hebbian and Circuit, Events runs on each grid; nil is Gaussian.
+	Source    PatternSource
+	Events    int
+	Execution Execution
+	// Seed and Phase key the random numbers: phases of a run have one seed and different numbers. A phase that goes
+	// on has those with which it began.
+	Seed, Phase uint64
 	// Measure asks for the statistics before and after, which costs two more readings of the weights. The means'
 	// preservation and the time are always reported. Observe always measures.
 	Measure bool
@@ -94,64 +100,154 @@ type LayerReport struct {
 	Mean     Preservation  `json:"mean"`
 	Duration time.Duration `json:"duration_ns"`
 	Bytes    int64         `json:"bytes"`
+	// Of rules with events: how they were run, and the rule's rate in this layer.
+	Execution Execution `json:"execution,omitempty"`
+	Rate      float64   `json:"rate,omitempty"`
+}
+
+// Host is a backend, as a phase needs it.
+type Host struct {
+	Now   func() time.Time
+	Open  func(Layer) Runner                   // gives the weights of a layer
+	Param func(name string) ([]float64, error) // reads a parameter in the canonical layout
+	Word  int                                  // bytes of a weight
 }
 
 // Runner is one layer's weights in a backend, as Run needs them.
 type Runner interface {
 	// Measure computes the layer's statistics.
 	Measure(Border) Stats
-	// Share applies the rule to all groups of a grid and returns what became of their means and the bytes moved.
-	Share(Rule, Grid) (PreservationSum, int64)
+	// Means are the mean weights and biases of a grid's groups, (N, M), the bias behind each neuron's weights.
+	Means(Grid) []float64
+	// NonFinite finds a neuron with a weight or bias that is not finite.
+	NonFinite() (position, channel int, found bool)
+	// Share runs a task on one grid and returns what became of the group means of its weights and the bytes moved.
+	Share(*Task) (PreservationSum, int64)
 }
 
-// Run is the phase itself, the same for every backend: it goes through layers and grids in order, asks ctx before
-// each grid, and keeps the report. open gives the weights of a layer, now the time. When ctx ends, the report's Next
-// is the first grid not done, and the error wraps the context's.
-func Run(ctx context.Context, n *net.Network, s Stream, now func() time.Time, open func(Layer) Runner) (Report, error) {
-	start := now()
-	r := Report{Border: s.Border}
+// Run is the phase itself, the same for every backend: it checks everything that can be refused, then goes through
+// layers and grids in order, asks ctx before each grid and while it prepares a layer, and keeps the report. When ctx
+// ends, the report's Next is the first grid not done, and the error wraps the context's.
+func Run(ctx context.Context, n *net.Network, s Stream, h Host) (Report, error) {
+	p := phase{Stream: s, host: h, state: NewState(n, s.Border, h), start: h.Now()}
+	p.report.Border = s.Border
 	if s.Rule == nil {
-		return r, errors.New("sleep: a phase without a rule")
+		return p.report, errors.New("sleep: a phase without a rule")
 	}
-	r.Rule = s.Rule.Kind()
+	p.report.Rule = s.Rule.Kind()
 	work, err := s.Work(n)
 	if err != nil {
-		return r, err
+		return p.report, err
 	}
-	_, observe := s.Rule.(Observe)
+	if err := p.check(work); err != nil {
+		return p.report, err
+	}
 	for _, w := range work {
-		begin := now()
-		lr := LayerReport{Layer: w.Name, Mean: Preservation{Ratio: 1}}
-		run := open(w.Layer)
-		if s.Measure || observe {
-			before := run.Measure(s.Border)
-			lr.Before = &before
+		if err := p.layer(ctx, w); err != nil {
+			return p.report, err
 		}
-		var kept PreservationSum
-		for i := w.First; i < len(w.Grids) && !observe; i++ {
-			if ctx.Err() != nil {
-				r.Next = &Token{Layer: w.Name, Grid: i}
-				break
+	}
+	p.report.Duration = h.Now().Sub(p.start)
+	return p.report, nil
+}
+
+// phase is a phase under way.
+type phase struct {
+	Stream
+	host   Host
+	state  *State
+	start  time.Time
+	report Report
+}
+
+func (p *phase) observes() bool { _, ok := p.Rule.(Observe); return ok }
+
+// check refuses what cannot run, before any weight changes. (A Circuit that does not preserve means changes what
+// Propagated makes of later layers, so that those are looked at again when their turn comes.)
+func (p *phase) check(work []Work) error {
+	rule, events := p.Rule.(plastic)
+	if events {
+		if err := rule.Check(); err != nil {
+			return err
+		}
+		if p.Events < 1 {
+			return fmt.Errorf("sleep: %s: %d events a grid are below 1", rule.Kind(), p.Events)
+		}
+	}
+	state := NewState(p.state.net, p.Border, p.host) // what it reads is not kept: weights will change
+	for _, w := range work {
+		if p.observes() {
+			break
+		}
+		if position, channel, found := p.host.Open(w.Layer).NonFinite(); found {
+			return fmt.Errorf("sleep: layer %q: weights of the group of channel %d in grid %s are not finite", w.Name, channel, w.gridOf(position))
+		}
+		if events {
+			if _, err := p.plan(w, state); err != nil {
+				return err
 			}
-			sum, bytes := run.Share(s.Rule, w.Grids[i])
-			kept.Merge(sum)
-			lr.Bytes += bytes
 		}
-		lr.Mean = kept.Preservation()
-		if s.Measure && !observe && r.Next == nil {
-			after := run.Measure(s.Border)
+	}
+	return nil
+}
+
+// gridOf names the grid of a position by its phases.
+func (l Layer) gridOf(position int) string {
+	period := l.Period()
+	return fmt.Sprintf("(%d, %d)", position/l.Out.W%period, position%l.Out.W%period)
+}
+
+// layer runs the phase over one layer.
+func (p *phase) layer(ctx context.Context, w Work) error {
+	begin := p.host.Now()
+	lr := LayerReport{Layer: w.Name, Mean: Preservation{Ratio: 1}}
+	run := p.host.Open(w.Layer)
+	if p.Measure || p.observes() {
+		before := run.Measure(p.Border)
+		lr.Before = &before
+	}
+	if !p.observes() {
+		if err := p.share(ctx, w, run, &lr); err != nil {
+			return err
+		}
+		if p.Measure && p.report.Next == nil {
+			after := run.Measure(p.Border)
 			lr.After = &after
 		}
-		lr.Duration = now().Sub(begin)
-		r.Bytes += lr.Bytes
-		r.Layers = append(r.Layers, lr)
-		if r.Next != nil {
-			r.Duration = now().Sub(start)
-			return r, fmt.Errorf("sleep: interrupted in layer %q: %w", r.Next.Layer, context.Cause(ctx))
-		}
 	}
-	r.Duration = now().Sub(start)
-	return r, nil
+	lr.Duration = p.host.Now().Sub(begin)
+	p.report.Bytes += lr.Bytes
+	p.report.Layers = append(p.report.Layers, lr)
+	if p.report.Next != nil {
+		p.report.Duration = p.host.Now().Sub(p.start)
+		return fmt.Errorf("sleep: interrupted in layer %q: %w", w.Name, context.Cause(ctx))
+	}
+	return nil
+}
+
+// share runs the rule over the layer's grids, or up to the end of ctx.
+func (p *phase) share(ctx context.Context, w Work, run Runner, lr *LayerReport) error {
+	plan, err := p.plan(w, p.state)
+	if err != nil {
+		return err
+	}
+	lr.Execution, lr.Rate = plan.execution, plan.rate()
+	if plan.prepare(ctx) != nil {
+		p.report.Next = &Token{Layer: w.Name, Grid: w.First}
+		return nil
+	}
+	var kept PreservationSum
+	for i := w.First; i < len(w.Grids); i++ {
+		if ctx.Err() != nil {
+			p.report.Next = &Token{Layer: w.Name, Grid: i}
+			break
+		}
+		sum, bytes := run.Share(plan.task(w.Grids[i], i))
+		kept.Merge(sum)
+		lr.Bytes += bytes
+	}
+	lr.Mean = kept.Preservation()
+	return nil
 }
 
 // SNR is the network's signal-to-noise ratio in the report, before the rule ran: the geometric mean of the layers'
@@ -172,17 +268,4 @@ func (r Report) geometric(which func(LayerReport) *Stats) float64 {
 		}
 	}
 	return math.Exp(sum / float64(n))
-}
-
-// ParseRule reads a rule by its kind.
-func ParseRule(kind string) (Rule, error) {
-	known := []Rule{Observe{}, Instant{}}
-	var names []string
-	for _, r := range known {
-		if r.Kind() == kind {
-			return r, nil
-		}
-		names = append(names, r.Kind())
-	}
-	return nil, fmt.Errorf("sleep: unknown rule %q (known: %s)", kind, strings.Join(names, ", "))
 }

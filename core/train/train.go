@@ -204,14 +204,17 @@ func (l *Loop) step(ctx context.Context, s *State, m data.Minibatch) error {
 		return err
 	}
 	if l.Sleep.Due(m.Index, s.Step) {
-		return l.sleep(ctx, *s)
+		return l.sleep(ctx, *s, 0)
 	}
 	return nil
 }
 
-// sleep runs the configured phase.
-func (l *Loop) sleep(ctx context.Context, s State) error {
-	r, err := l.Engine.Sleep(ctx, l.Phase)
+// sleep runs the configured phase. Its number, which keys its patterns, is twice that of the step, and one more for
+// the sleep before an evaluation.
+func (l *Loop) sleep(ctx context.Context, s State, beforeEval uint64) error {
+	phase := l.Phase
+	phase.Phase = 2*uint64(s.Step) + beforeEval
+	r, err := l.Engine.Sleep(ctx, phase)
 	if err != nil {
 		return fmt.Errorf("train: sleep after step %d: %w", s.Step, err)
 	}
@@ -221,7 +224,7 @@ func (l *Loop) sleep(ctx context.Context, s State) error {
 // evaluate tests the network. An interrupted evaluation is done anew, without the sleep before it.
 func (l *Loop) evaluate(ctx context.Context, s *State) error {
 	if l.Sleep.BeforeEval && !s.Slept {
-		if err := l.sleep(context.WithoutCancel(ctx), *s); err != nil {
+		if err := l.sleep(context.WithoutCancel(ctx), *s, 1); err != nil {
 			return err
 		}
 		s.Slept = true
