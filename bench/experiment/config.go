@@ -302,8 +302,12 @@ func (c Config) Check() error {
 		return fmt.Errorf("experiment: data.reps: %d repetitions do not divide a batch of %d", c.Data.Reps, c.Train.Batch)
 	}
 	_, phase := c.Sleep.Spec().Stream()
+	sleepKey := "sleep"
+	if !slices.Contains(sleep.Kinds(), c.Sleep.Rule) {
+		sleepKey = "sleep.rule"
+	}
 	return first([]fault{
-		{"sleep", phase},
+		{sleepKey, phase},
 		{"train.optimizer", optim.Default(c.Train.Optimizer, 0).Check()},
 		{"train.weight_decay", optim.Default(c.Train.Optimizer, c.Train.WeightDecay).Check()},
 		{"train.momentum", c.optimizer().Check()},

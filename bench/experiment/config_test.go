@@ -58,6 +58,9 @@ func others() []string {
 		"train.epochs=9", "train.steps=10", "train.batch=12", "train.rule=broadcast", "train.optimizer=sgd", "train.lr=0.3", "train.drops=[1, 2, 4]",
 		"train.factor=0.1", "train.weight_decay=1e-7", "train.momentum=0.5", "train.eval_every=2", "train.save_every=3",
 		"sleep.every=4", "sleep.count=steps", "sleep.before_eval=true", "sleep.rule=observe", "sleep.border=rests",
+		"sleep.source=onehot", "sleep.events=7", "sleep.gamma=0.25", "sleep.momentum=0.4", "sleep.rate=0.02", "sleep.decay=sqrt",
+		"sleep.decay_time=9", "sleep.batch=3", "sleep.noise=0.125", "sleep.alpha=4", "sleep.tau=20", "sleep.dt=0.5",
+		"sleep.presentation=90", "sleep.settle=30", "sleep.mean_preserving=false", "sleep.execution=map",
 	}
 }
 
