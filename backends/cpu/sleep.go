@@ -27,12 +27,15 @@ func newSleeper(e *engine, l sleep.Layer) *sleeper {
 // elements is how many numbers of the parameter a position has.
 func (s *sleeper) elements(p *param) int { return len(p.value) / (s.layer.Out.H * s.layer.Out.W) }
 
+// leastBlock is the smallest blockLen.
+const leastBlock = 512
+
 // blockLen is how many elements are worked on together, such that those of a grid stay in a core's cache between the
 // pass that reads them and the one that writes, in pieces that are still worth streaming. Results are summed block by
 // block, so that they do not depend on the number of threads.
 func blockLen(positions int) int {
 	const cached = 64 << 10 // floats
-	return min(max(cached/max(positions, 1)&^(kernel.Tile-1), 512), 4096)
+	return min(max(cached/max(positions, 1)&^(kernel.Tile-1), leastBlock), 4096)
 }
 
 // eachBlock lets the workers call f for blocks of the parameter's elements, each with the columns of the block.
@@ -57,7 +60,7 @@ func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 		if len(g.Positions) >= 2 {
 			all.AddGroups(s.layer.Out.C)
 		}
-		parts := make([]sleep.StatsSum, s.elements(weight)/512+1)
+		parts := make([]sleep.StatsSum, s.elements(weight)/leastBlock+1)
 		blocks := s.eachBlock(weight, g.Positions, func(block int, c *columns) {
 			if len(g.Positions) >= 2 {
 				c.moments(g.Positions, parts[block].Add)
@@ -94,9 +97,9 @@ func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64)
 	if len(g.Positions) < 2 {
 		return kept, 0
 	}
-	_ = t.Rule.(sleep.Instant) // the only rule that changes weights
+	_ = t.Rule.(sleep.Instant) // the only rule of rules() that changes weights
 	for _, p := range s.params {
-		parts := make([]kernel.Kept, s.elements(p)/512+1)
+		parts := make([]kernel.Kept, s.elements(p)/leastBlock+1)
 		blocks := s.eachBlock(p, g.Positions, func(block int, c *columns) { c.share(g.Positions, &parts[block]) })
 		bytes += 2 * 4 * int64(len(g.Positions)*s.elements(p))
 		if p.Role != net.Weight {

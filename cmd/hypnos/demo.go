@@ -290,7 +290,7 @@ func (r *demoResult) caption() string {
 	return fmt.Sprintf(`A small sample, not the paper's experiment: %s.
 %s of width %d; %d steps of %d images, %s at learning rate %g, weight decay %g, padding %d, the same in
 every row; seed %d, one run a row, backend %s, %.0f s in all. With %d test images a figure has a standard error
-of %.1f points. SNR (Eq. 6): how alike the weights of laterally connected neurons were when tested; inf is equal.
+of %.1f points. SNR (Eq. 6): how alike the weights of laterally connected neurons were when tested; inf: some were equal.
 `, r.Data, r.Network, r.Width, r.Steps, r.Batch, t.Optimizer, t.LR, t.WeightDecay, r.conf.Data.Pad,
 		r.Seed, r.Backend, r.Seconds, r.Test, 100*math.Sqrt(p*(1-p)/float64(r.Test)))
 }
