@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"image"
+	"math"
 	"image/draw"
 	_ "image/jpeg" // formats of image.Decode
 	_ "image/png"
@@ -89,8 +90,9 @@ func (f *folders) dataset(o Options) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	if need := int64(len(f.train)+len(f.test)) * int64(size*size*3); need > maxBytes {
-		return nil, fmt.Errorf("%d images of %dx%d take %.1f GB decoded, the limit is %.1f GB", len(f.train)+len(f.test), size, size, float64(need)/1e9, maxBytes/1e9)
+	images, limit := len(f.train)+len(f.test), float64(min(maxBytes, int64(math.MaxInt)))
+	if need := 3 * float64(images) * float64(size) * float64(size); need > limit { // float64: no size wraps around
+		return nil, fmt.Errorf("%d images of %dx%d take %.1f GB decoded, the limit is %.1f GB", images, size, size, need/1e9, limit/1e9)
 	}
 	if d.Train, err = decodeAll(f.train, classes, size, o, d); err != nil {
 		return nil, err
