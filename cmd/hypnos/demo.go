@@ -254,11 +254,10 @@ func runCell(ctx context.Context, c console, name string, conf experiment.Config
 	return r, nil
 }
 
-// equalWeights tells whether all groups of all layers were equal. An infinite SNR does not: one weight that is the same
-// in its whole group makes it so.
+// equalWeights tells whether all groups of all layers were equal.
 func equalWeights(r sleep.Report) bool {
 	for _, l := range r.Layers {
-		if l.Before == nil || l.Before.InverseRatio != 0 {
+		if l.Before == nil || !l.Before.AllEqual() {
 			return false
 		}
 	}
@@ -290,7 +289,7 @@ func (r *demoResult) caption() string {
 	return fmt.Sprintf(`A small sample, not the paper's experiment: %s.
 %s of width %d; %d steps of %d images, %s at learning rate %g, weight decay %g, padding %d, the same in
 every row; seed %d, one run a row, backend %s, %.0f s in all. With %d test images a figure has a standard error
-of %.1f points. SNR (Eq. 6): how alike the weights of laterally connected neurons were when tested; inf: some were equal.
+of %.1f points. SNR (Eq. 6): how alike the weights of laterally connected neurons were when tested; inf: all were equal.
 `, r.Data, r.Network, r.Width, r.Steps, r.Batch, t.Optimizer, t.LR, t.WeightDecay, r.conf.Data.Pad,
 		r.Seed, r.Backend, r.Seconds, r.Test, 100*math.Sqrt(p*(1-p)/float64(r.Test)))
 }

@@ -162,8 +162,80 @@ func TestMeasureAgainstGonum(t *testing.T) {
 		if border == BorderRests {
 			check("absolute ratio", got.AbsRatio, stat.Mean(absolute, nil))
 		}
-		if got.Groups != 27 {
-			t.Errorf("%d groups, want 27", got.Groups)
+		if got.Groups != 27 || got.Weights != 27*l.K || got.Equal != 0 {
+			t.Errorf("%d groups of %d weights, %d equal, want 27 of %d, none", got.Groups, got.Weights, got.Equal, 27*l.K)
+		}
+	}
+}
+
+// A weight that is the same in its whole group is counted and left out of SNR; the others' average is what it was.
+func TestEqualWeightsAreCountedApart(t *testing.T) {
+	l := layer(t, 8, 2, 3, 3, 1)
+	w := weights(l, 1)
+	const dead = 5
+	var snr, inverse []float64
+	for _, g := range l.Grids(BorderShares) {
+		for n := range l.Out.C {
+			for j := range l.K {
+				if j == dead {
+					for _, p := range g.Positions {
+						w[(p*l.Out.C+n)*l.K+j] = 0 // a mean of 0, too
+					}
+					inverse = append(inverse, 0)
+					continue
+				}
+				mean, variance := Moments(w, l, g.Positions, n, j)
+				snr, inverse = append(snr, mean*mean/variance), append(inverse, variance/mean/mean)
+			}
+		}
+	}
+	got := Measure(w, l, BorderShares)
+	if got.Equal != 27 || got.Weights != 27*l.K || got.AllEqual() {
+		t.Errorf("%d of %d weights equal, want 27 of %d", got.Equal, got.Weights, 27*l.K)
+	}
+	// Sums of 486 float64 terms.
+	if want := stat.Mean(snr, nil); !(math.Abs(got.SNR-want) <= 1e-12*want) {
+		t.Errorf("SNR %g, want %g", got.SNR, want)
+	}
+	if want := stat.Mean(inverse, nil); !(math.Abs(got.InverseRatio-want) <= 1e-12*want) {
+		t.Errorf("inverse ratio %g, want %g", got.InverseRatio, want)
+	}
+	if math.IsInf(got.AbsRatio, 0) || math.IsNaN(got.AbsRatio) {
+		t.Errorf("absolute ratio %g", got.AbsRatio)
+	}
+	// Merged sums are the sum.
+	var a, b StatsSum
+	a.Add(2, 1)
+	a.Add(3, 0)
+	b.Add(4, 0)
+	a.Merge(b)
+	if s := a.Stats(); s.Weights != 3 || s.Equal != 2 || s.SNR != 4 || s.InverseRatio != 0.25/3 {
+		t.Errorf("merged: %+v", s)
+	}
+}
+
+// A network's figure is about the layers with weights that differ; it is infinite when there are none.
+func TestNetworkSNR(t *testing.T) {
+	equal, differs := &Stats{Groups: 1, Weights: 2, Equal: 2, SNR: math.Inf(1)}, func(snr float64) *Stats {
+		return &Stats{Groups: 1, Weights: 2, Equal: 1, SNR: snr}
+	}
+	single := &Stats{SNR: math.NaN()} // groups of one neuron
+	for _, c := range []struct {
+		layers []*Stats
+		want   float64
+	}{
+		{[]*Stats{differs(2), differs(8)}, 4},
+		{[]*Stats{differs(2), equal, single, differs(8), nil}, 4},
+		{[]*Stats{equal, equal, single}, math.Inf(1)},
+		{[]*Stats{single, nil}, math.NaN()},
+	} {
+		var r Report
+		for _, s := range c.layers {
+			r.Layers = append(r.Layers, LayerReport{Before: s})
+		}
+		// exp of a mean of logarithms: 1e-15 is some ulps.
+		if got := r.SNR(); !(math.Abs(got-c.want) <= 1e-15*c.want || got == c.want || math.IsNaN(got) && math.IsNaN(c.want)) {
+			t.Errorf("%v: SNR %g, want %g", c.layers, got, c.want)
 		}
 	}
 }
@@ -197,7 +269,7 @@ func TestInstant(t *testing.T) {
 	if p := kept.Preservation(); !(math.Abs(p.Ratio-1) <= 1e-15) || !(p.Error <= 1e-15) {
 		t.Errorf("means kept to %+v", p)
 	}
-	if s := Measure(w, l, BorderShares); !math.IsInf(s.SNR, 1) || s.InverseRatio != 0 || !math.IsInf(s.LnInverseSNR(), -1) {
+	if s := Measure(w, l, BorderShares); !s.AllEqual() || !math.IsInf(s.SNR, 1) || !math.IsInf(s.AbsRatio, 1) || s.InverseRatio != 0 || !math.IsInf(s.LnInverseSNR(), -1) {
 		t.Errorf("shared weights measure as %+v", s)
 	}
 	once := slices.Clone(w)
@@ -239,8 +311,8 @@ func TestMeasureOfNaN(t *testing.T) {
 
 func TestStatsJSON(t *testing.T) {
 	for _, want := range []Stats{
-		{Groups: 3, SNR: 0.5, InverseRatio: 4, AbsRatio: 0.25},
-		{Groups: 3, SNR: math.Inf(1), InverseRatio: 0, AbsRatio: math.Inf(1)},
+		{Groups: 3, Weights: 6, Equal: 2, SNR: 0.5, InverseRatio: 4, AbsRatio: 0.25},
+		{Groups: 3, Weights: 6, Equal: 6, SNR: math.Inf(1), InverseRatio: 0, AbsRatio: math.Inf(1)},
 	} {
 		text, err := json.Marshal(want)
 		if err != nil {

@@ -6,17 +6,28 @@ import (
 )
 
 // Stats tells how regular weights are: how alike within their groups. mean and var are those of one weight (one
-// input of one group) over the group's N neurons; the averages run over all weights of all groups with at least two
-// neurons. A layer of equal weights has SNR +Inf.
+// input of one group) over the group's N neurons; the averages run over the weights of all groups with at least two
+// neurons.
+//
+// Eq. 6 has no value for a weight that is the same in its whole group, var = 0: literally, one of them makes the
+// average infinite, whatever the others are. Weights of dead inputs are such once they have been shared, since no
+// gradient moves them apart again. They are counted by themselves, and SNR and AbsRatio average those that differ:
+// how alike is what can be told apart. Only a layer all of whose weights are equal has SNR +Inf.
 type Stats struct {
-	Groups int // groups with at least two neurons
-	// SNR is the average of mean²/var: Eq. 6.
+	Groups  int // groups with at least two neurons
+	Weights int // of these groups, one for all neurons of a group: what SNR and InverseRatio are about
+	Equal   int // of Weights, those with var = 0
+	// SNR is the average of mean²/var over the weights that are not equal: Eq. 6.
 	SNR float64
-	// InverseRatio is the average of var/mean²: what the authors' simulation plots. It is not 1/SNR.
+	// InverseRatio is the average of var/mean² over all weights, equal ones being 0: what the authors' simulation
+	// plots. It is not 1/SNR.
 	InverseRatio float64
 	// AbsRatio is the average of |mean|/std over neurons inside the border: what the authors' training logs.
 	AbsRatio float64
 }
+
+// AllEqual tells whether there are groups and all weights of all of them are equal.
+func (s Stats) AllEqual() bool { return s.Equal > 0 && s.Equal == s.Weights }
 
 // LnInverseSNR is ln(1/SNR), the axis of the paper's Fig. 4; -Inf for equal weights.
 func (s Stats) LnInverseSNR() float64 { return -math.Log(s.SNR) }
@@ -26,18 +37,22 @@ func (s Stats) LnInverseSNR() float64 { return -math.Log(s.SNR) }
 func (s Stats) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Groups       int      `json:"groups"`
+		Weights      int      `json:"weights"`
+		EqualWeights int      `json:"equal_weights"`
 		SNR          *float64 `json:"snr"`
 		LnInverseSNR *float64 `json:"ln_inv_snr"`
 		InverseRatio *float64 `json:"var_over_mean2"`
 		AbsRatio     *float64 `json:"abs_mean_over_std"`
 		Equal        bool     `json:"equal"`
-	}{s.Groups, Finite(s.SNR), Finite(s.LnInverseSNR()), Finite(s.InverseRatio), Finite(s.AbsRatio), s.Groups > 0 && s.InverseRatio == 0}) // one equal weight makes SNR infinite
+	}{s.Groups, s.Weights, s.Equal, Finite(s.SNR), Finite(s.LnInverseSNR()), Finite(s.InverseRatio), Finite(s.AbsRatio), s.AllEqual()})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote. A null ratio of a measured layer is infinite.
 func (s *Stats) UnmarshalJSON(text []byte) error {
 	var v struct {
 		Groups       int      `json:"groups"`
+		Weights      int      `json:"weights"`
+		EqualWeights int      `json:"equal_weights"`
 		SNR          *float64 `json:"snr"`
 		InverseRatio *float64 `json:"var_over_mean2"`
 		AbsRatio     *float64 `json:"abs_mean_over_std"`
@@ -54,7 +69,10 @@ func (s *Stats) UnmarshalJSON(text []byte) error {
 		}
 		return math.Inf(1)
 	}
-	*s = Stats{v.Groups, infinite(v.SNR), infinite(v.InverseRatio), infinite(v.AbsRatio)}
+	*s = Stats{
+		Groups: v.Groups, Weights: v.Weights, Equal: v.EqualWeights,
+		SNR: infinite(v.SNR), InverseRatio: infinite(v.InverseRatio), AbsRatio: infinite(v.AbsRatio),
+	}
 	return nil
 }
 
@@ -68,56 +86,72 @@ func Finite(v float64) *float64 {
 
 // StatsSum accumulates Stats, weight by weight.
 type StatsSum struct {
-	groups               int
-	all, inner           int
-	snr, inverse, absSNR float64
+	groups   int
+	snr, abs ratioSum
+	inverse  float64 // var/mean²
+}
+
+// ratioSum sums the ratios of the weights that are not equal.
+type ratioSum struct {
+	weights, equal int
+	sum            float64
+}
+
+// add takes a weight's ratio a/b, where b = 0 is that of equal weights.
+func (s *ratioSum) add(a, b float64) {
+	s.weights++
+	if b == 0 {
+		s.equal++
+		return
+	}
+	s.sum += a / b
+}
+
+func (s *ratioSum) merge(t ratioSum) {
+	s.weights += t.weights
+	s.equal += t.equal
+	s.sum += t.sum
+}
+
+// average is NaN without weights and +Inf when all are equal.
+func (s *ratioSum) average() float64 {
+	if s.equal > 0 && s.equal == s.weights {
+		return math.Inf(1)
+	}
+	return s.sum / float64(s.weights-s.equal)
 }
 
 // AddGroups counts groups that have at least two neurons.
 func (s *StatsSum) AddGroups(n int) { s.groups += n }
 
-// Add takes the mean and variance of one weight over its group. Without variance a ratio is infinite, whatever the
-// mean.
+// Add takes the mean and variance of one weight over its group.
 func (s *StatsSum) Add(mean, variance float64) {
-	s.all++
-	s.snr += ratio(mean*mean, variance)
-	if variance > 0 {
+	s.snr.add(mean*mean, variance)
+	if variance != 0 { // 0 also where the mean is 0
 		s.inverse += variance / (mean * mean)
-	} else if variance != 0 { // NaN
-		s.inverse += variance
 	}
 }
 
 // AddInner takes the mean and variance of one weight over the neurons of its group inside the border.
 func (s *StatsSum) AddInner(mean, variance float64) {
-	s.inner++
-	s.absSNR += ratio(math.Abs(mean), math.Sqrt(variance))
-}
-
-func ratio(a, b float64) float64 {
-	if b == 0 {
-		return math.Inf(1)
-	}
-	return a / b
+	s.abs.add(math.Abs(mean), math.Sqrt(variance))
 }
 
 // Merge adds what another sum has accumulated.
 func (s *StatsSum) Merge(t StatsSum) {
 	s.groups += t.groups
-	s.all += t.all
-	s.inner += t.inner
-	s.snr += t.snr
+	s.snr.merge(t.snr)
+	s.abs.merge(t.abs)
 	s.inverse += t.inverse
-	s.absSNR += t.absSNR
 }
 
 // Stats are the averages. Without any group SNR is NaN: there is nothing to compare.
 func (s *StatsSum) Stats() Stats {
 	return Stats{
-		Groups:       s.groups,
-		SNR:          s.snr / float64(s.all),
-		InverseRatio: s.inverse / float64(s.all),
-		AbsRatio:     s.absSNR / float64(s.inner),
+		Groups: s.groups, Weights: s.snr.weights, Equal: s.snr.equal,
+		SNR:          s.snr.average(),
+		InverseRatio: s.inverse / float64(s.snr.weights),
+		AbsRatio:     s.abs.average(),
 	}
 }
 

@@ -251,7 +251,8 @@ func (p *phase) share(ctx context.Context, w Work, run Runner, lr *LayerReport) 
 }
 
 // SNR is the network's signal-to-noise ratio in the report, before the rule ran: the geometric mean of the layers'
-// (Eq. 6), so that ln(1/SNR), which the paper plots, is averaged. NaN without a measurement.
+// (Eq. 6), so that ln(1/SNR), which the paper plots, is averaged. As equal weights of a layer do (Stats), layers all
+// of whose weights are equal stand apart: +Inf when all layers are such. NaN without a measurement.
 func (r Report) SNR() float64 { return r.geometric(func(l LayerReport) *Stats { return l.Before }) }
 
 // SNRAfter is the network's signal-to-noise ratio after the rule ran.
@@ -260,12 +261,19 @@ func (r Report) SNRAfter() float64 {
 }
 
 func (r Report) geometric(which func(LayerReport) *Stats) float64 {
-	sum, n := 0.0, 0
+	sum, n, equal := 0.0, 0, 0
 	for _, l := range r.Layers {
-		if s := which(l); s != nil && s.Groups > 0 {
+		switch s := which(l); {
+		case s == nil || s.Groups == 0:
+		case s.AllEqual():
+			equal++
+		default:
 			sum += math.Log(s.SNR)
 			n++
 		}
+	}
+	if n == 0 && equal > 0 {
+		return math.Inf(1)
 	}
 	return math.Exp(sum / float64(n))
 }
