@@ -303,8 +303,8 @@ func (c Config) Check() error {
 	}
 	_, phase := c.Sleep.Spec().Stream()
 	sleepKey := "sleep"
-	if !slices.Contains(sleep.Kinds(), c.Sleep.Rule) {
-		sleepKey = "sleep.rule"
+	if bad, ok := errors.AsType[*sleep.SettingError](phase); ok {
+		sleepKey, phase = "sleep."+bad.Key, errors.New(bad.Problem)
 	}
 	return first([]fault{
 		{sleepKey, phase},

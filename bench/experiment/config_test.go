@@ -58,7 +58,7 @@ func others() []string {
 		"train.epochs=9", "train.steps=10", "train.batch=12", "train.rule=broadcast", "train.optimizer=sgd", "train.lr=0.3", "train.drops=[1, 2, 4]",
 		"train.factor=0.1", "train.weight_decay=1e-7", "train.momentum=0.5", "train.eval_every=2", "train.save_every=3",
 		"sleep.every=4", "sleep.count=steps", "sleep.before_eval=true", "sleep.rule=observe", "sleep.border=rests",
-		"sleep.source=onehot", "sleep.events=7", "sleep.gamma=0.25", "sleep.momentum=0.4", "sleep.rate=0.02", "sleep.decay=sqrt",
+		"sleep.source=onehot", "sleep.events=7", "sleep.gamma=0.25", "sleep.momentum=0.4", "sleep.rate=0.02", "sleep.decay=root",
 		"sleep.decay_time=9", "sleep.batch=3", "sleep.noise=0.125", "sleep.alpha=4", "sleep.tau=20", "sleep.dt=0.5",
 		"sleep.presentation=90", "sleep.settle=30", "sleep.mean_preserving=false", "sleep.execution=map",
 	}
@@ -221,7 +221,9 @@ func TestBadValues(t *testing.T) {
 		{"train.weight_decay=nan", "train.weight_decay"}, {`train={optimizer="sgd", momentum=1}`, "train.momentum"},
 		{"train.eval_every=-1", "train.eval_every"}, {"train.save_every=-1", "train.save_every"},
 		{"sleep.every=-1", "sleep.every"}, {"sleep.count=minutes", "sleep.count"}, {"sleep.before_eval=x", "sleep.before_eval"},
-		{"sleep.rule=dream", "sleep.rule"}, {"sleep.border=open", "sleep.border"},
+		{"sleep.rule=dream", `sleep.rule: "dream" is unknown (known: observe, `}, {"sleep.gamma=-1", "sleep.gamma: -1 is not"},
+		{"sleep.alpha=70", "sleep.alpha: 70 is unstable"}, {"sleep.events=0", "sleep.events"}, {"sleep.source=noise", "sleep.source"},
+		{"sleep.border=open", "sleep.border"},
 		{"train=3", "train"}, {"novalue", "want key=value"}, {"=3", "want key=value"}, {"name=a\nseed=2", "one line"},
 	} {
 		_, err := experiment.Load("", []string{c.set})

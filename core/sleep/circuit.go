@@ -54,35 +54,34 @@ func DefaultCircuit() Circuit {
 	}
 }
 
-// Check returns an error that names the first setting out of range. The rates themselves are stable only for
+// Check returns a SettingError for the first setting out of range. The rates themselves are stable only for
 // α < 2τ/dt - 1: Euler's step multiplies the mean rates by 1 - h ± i h√α, h = dt/τ, whose square is below 1 for
 // h (1+α) < 2; with α = 0 it multiplies the deviations by 1 - h.
 func (c Circuit) Check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("sleep: circuit: %s", fmt.Sprintf(format, args...))
+	bad := func(key, format string, args ...any) error { return outOfRange(c.Kind(), key, format, args...) }
+	for _, v := range []struct {
+		key string
+		v   float64
+	}{{"alpha", c.Alpha}, {"b", c.B}, {"settle", c.Settle}} {
+		if !nonNegative(v.v) {
+			return bad(v.key, "%g is not a finite number of at least 0", v.v)
+		}
 	}
 	for _, v := range []struct {
-		name string
-		v    float64
-	}{{"gamma", c.Gamma}, {"alpha", c.Alpha}, {"b", c.B}, {"settling time", c.Settle}} {
-		if !(v.v >= 0) || math.IsInf(v.v, 0) {
-			return bad("%s %g is not a finite number of at least 0", v.name, v.v)
+		key string
+		v   float64
+	}{{"tau", c.Tau}, {"dt", c.Dt}} {
+		if !(v.v > 0 && isFinite(v.v)) {
+			return bad(v.key, "%g ms is not a finite time above 0", v.v)
 		}
 	}
 	switch {
-	case !(c.Tau > 0 && c.Dt > 0) || math.IsInf(c.Tau, 0):
-		return bad("tau %g ms and dt %g ms are not above 0", c.Tau, c.Dt)
 	case !(c.Alpha < 2*c.Tau/c.Dt-1):
-		return bad("alpha %g is unstable: with tau %g ms and steps of %g ms it must be below 2·tau/dt - 1 = %g", c.Alpha, c.Tau, c.Dt, 2*c.Tau/c.Dt-1)
-	case !(c.Momentum >= 0 && c.Momentum < 1):
-		return bad("momentum %g is outside [0, 1)", c.Momentum)
-	case !(c.Presentation >= c.Dt) || !(c.Presentation/c.Dt <= 1e6):
-		return bad("presentation of %g ms has less than one step of %g ms, or more than a million", c.Presentation, c.Dt)
+		return bad("alpha", "%g is unstable: with tau %g ms and steps of %g ms it must be below 2·tau/dt - 1 = %g", c.Alpha, c.Tau, c.Dt, 2*c.Tau/c.Dt-1)
+	case !(c.Presentation >= c.Dt && c.Presentation/c.Dt <= 1e6):
+		return bad("presentation", "%g ms has less than one step of %g ms, or more than a million", c.Presentation, c.Dt)
 	}
-	if err := c.Rate.check(); err != nil {
-		return bad("%v", err)
-	}
-	return nil
+	return checkShared(c.Kind(), c.Gamma, c.Momentum, c.Rate)
 }
 
 // steps are the Euler steps of a presentation, and those without plasticity at the start of the run.

@@ -3,6 +3,7 @@ package sleep
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"gonum.org/v1/gonum/mat"
 )
@@ -57,34 +58,40 @@ func (r Rate) At(t float64) float64 {
 	return r.Base
 }
 
-func (r Rate) check() error {
-	switch {
-	case !(r.Base >= 0) || math.IsInf(r.Base, 0):
-		return fmt.Errorf("rate %g is not a finite number of at least 0", r.Base)
-	case r.Decay != DecayNone && r.Decay != DecayInverse && r.Decay != DecayRoot && r.Decay != "":
-		return fmt.Errorf("unknown decay %q of the rate (known: %s, %s, %s)", r.Decay, DecayNone, DecayInverse, DecayRoot)
-	case r.Decay != DecayNone && r.Decay != "" && !(r.Tau > 0 && !math.IsInf(r.Tau, 0)):
-		return fmt.Errorf("decay time %g of the rate is not above 0", r.Tau)
+// check returns what is wrong with the rate of a rule.
+func (r Rate) check(rule string) error {
+	switch decays := []Decay{DecayNone, DecayInverse, DecayRoot}; {
+	case !nonNegative(r.Base):
+		return outOfRange(rule, "rate", "%g is not a finite number of at least 0", r.Base)
+	case r.Decay == "":
+	case !slices.Contains(decays, r.Decay):
+		return outOfRange(rule, "decay", "%q is unknown (known: %s, %s, %s)", r.Decay, decays[0], decays[1], decays[2])
+	case r.Decay != DecayNone && !(r.Tau > 0 && isFinite(r.Tau)):
+		return outOfRange(rule, "decay_time", "%g is not a finite number above 0", r.Tau)
 	}
 	return nil
 }
 
-// Check returns an error that names the first setting out of range.
+// checkShared checks what Hebbian and Circuit have in common.
+func checkShared(rule string, gamma, momentum float64, r Rate) error {
+	switch {
+	case !nonNegative(gamma):
+		return outOfRange(rule, "gamma", "%g is not a finite number of at least 0", gamma)
+	case !(momentum >= 0 && momentum < 1):
+		return outOfRange(rule, "momentum", "%g is outside [0, 1)", momentum)
+	}
+	return r.check(rule)
+}
+
+// Check returns a SettingError for the first setting out of range.
 func (h Hebbian) Check() error {
 	switch {
-	case !(h.Gamma >= 0) || math.IsInf(h.Gamma, 0):
-		return fmt.Errorf("sleep: hebbian: gamma %g is not a finite number of at least 0", h.Gamma)
-	case !(h.Momentum >= 0 && h.Momentum < 1):
-		return fmt.Errorf("sleep: hebbian: momentum %g is outside [0, 1)", h.Momentum)
 	case h.Batch < 1:
-		return fmt.Errorf("sleep: hebbian: batch of %d patterns is below 1", h.Batch)
-	case !(h.Noise >= 0) || math.IsInf(h.Noise, 0):
-		return fmt.Errorf("sleep: hebbian: noise %g is not a finite number of at least 0", h.Noise)
+		return outOfRange(h.Kind(), "batch", "%d is below 1", h.Batch)
+	case !nonNegative(h.Noise):
+		return outOfRange(h.Kind(), "noise", "%g is not a finite number of at least 0", h.Noise)
 	}
-	if err := h.Rate.check(); err != nil {
-		return fmt.Errorf("sleep: hebbian: %w", err)
-	}
-	return nil
+	return checkShared(h.Kind(), h.Gamma, h.Momentum, h.Rate)
 }
 
 // bound is the rate from which on the rule is unstable under patterns of a strength. One event moves a deviation
@@ -102,7 +109,7 @@ func (h Hebbian) bound(s Strength) float64 {
 	return 2 * (1 - h.Momentum) / ((s.Square+s.Noisy*h.Noise*h.Noise)/b + (1-1/b)*s.Largest + h.Gamma)
 }
 
-// For is the rule with its rate chosen, if it is to be, for patterns of a strength; one that is unstable is refused.
+// forStrength is the rule with its rate chosen, if it is to be, for patterns of a strength; one that is unstable is refused.
 func (h Hebbian) forStrength(s Strength) (Rule, error) {
 	bound := h.bound(s)
 	if h.Rate.Base == 0 {

@@ -148,3 +148,6 @@ func lines(x []float64, m int) (line []int, ok bool) {
 
 // isFinite tells whether v is a number that is not infinite.
 func isFinite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// nonNegative tells whether v is finite and at least 0.
+func nonNegative(v float64) bool { return v >= 0 && isFinite(v) }

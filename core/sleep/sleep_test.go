@@ -368,6 +368,9 @@ func TestNames(t *testing.T) {
 	if _, err := spec.Stream(); err == nil || !strings.Contains(err.Error(), "known: observe, instant, hebbian, circuit") {
 		t.Errorf("rule nap: %v", err)
 	}
+	if !slices.Equal(Kinds(), []string{"observe", "instant", "hebbian", "circuit"}) {
+		t.Errorf("rules %v", Kinds())
+	}
 	for _, e := range append(Executions(), Auto) {
 		var got Execution
 		if text, err := e.MarshalText(); err != nil || got.UnmarshalText(text) != nil || got != e {
@@ -394,6 +397,38 @@ func TestNames(t *testing.T) {
 	}
 	if err := new(Count).UnmarshalText([]byte("x")); err == nil {
 		t.Error("count x was accepted")
+	}
+}
+
+// A setting out of range is named by its key, whatever the rule.
+func TestSettingsAreChecked(t *testing.T) {
+	nan, inf := math.NaN(), math.Inf(1)
+	for _, rule := range Kinds() {
+		for i, c := range []struct {
+			key string
+			set func(*Spec)
+		}{
+			{"gamma", func(s *Spec) { s.Gamma = -1 }}, {"gamma", func(s *Spec) { s.Gamma = nan }}, {"gamma", func(s *Spec) { s.Gamma = inf }},
+			{"momentum", func(s *Spec) { s.Momentum = 1 }}, {"momentum", func(s *Spec) { s.Momentum = nan }},
+			{"rate", func(s *Spec) { s.Rate = -1 }}, {"rate", func(s *Spec) { s.Rate = inf }},
+			{"decay", func(s *Spec) { s.Decay = "slow" }},
+			{"decay_time", func(s *Spec) { s.Decay, s.DecayTime = "root", 0 }}, {"decay_time", func(s *Spec) { s.Decay, s.DecayTime = "inverse", nan }},
+			{"batch", func(s *Spec) { s.Batch = 0 }}, {"noise", func(s *Spec) { s.Noise = nan }},
+			{"alpha", func(s *Spec) { s.Alpha = -1 }}, {"alpha", func(s *Spec) { s.Alpha = 59 }}, {"alpha", func(s *Spec) { s.Alpha = nan }},
+			{"tau", func(s *Spec) { s.Tau = 0 }}, {"dt", func(s *Spec) { s.Dt = nan }},
+			{"presentation", func(s *Spec) { s.Presentation = 0.5 }}, {"presentation", func(s *Spec) { s.Presentation = nan }},
+			{"settle", func(s *Spec) { s.Settle = -1 }},
+			{"events", func(s *Spec) { s.Events = 0 }}, {"source", func(s *Spec) { s.Source = "noise" }}, {"rule", func(s *Spec) { s.Rule = "nap" }},
+		} {
+			s := DefaultSpec()
+			s.Rule = rule
+			c.set(&s)
+			_, err := s.Stream()
+			var setting *SettingError
+			if !errors.As(err, &setting) || setting.Key != c.key {
+				t.Errorf("rule %s, case %d: error %v, want one of setting %s", rule, i, err, c.key)
+			}
+		}
 	}
 }
 

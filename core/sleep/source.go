@@ -241,7 +241,7 @@ func ParseSource(text string) (PatternSource, error) {
 	for _, rule := range parts[1:] {
 		pattern, kind, ok := strings.Cut(rule, "=")
 		if _, err := path.Match(pattern, ""); !ok || err != nil {
-			return nil, fmt.Errorf("sleep: source %q: %q is not LAYER=SOURCE", text, rule)
+			return nil, outOfRange("", "source", "%q: %q is not LAYER=SOURCE", text, rule)
 		}
 		s, err := sourceByKind(kind)
 		if err != nil {
@@ -260,7 +260,7 @@ func sourceByKind(kind string) (PatternSource, error) {
 		for _, s := range known {
 			names = append(names, s.Kind())
 		}
-		return nil, fmt.Errorf("sleep: unknown pattern source %q (known: %s)", kind, strings.Join(names, ", "))
+		return nil, outOfRange("", "source", "%q is unknown (known: %s)", kind, strings.Join(names, ", "))
 	}
 	return known[i], nil
 }

@@ -2,6 +2,7 @@ package sleep
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -44,8 +45,34 @@ func Kinds() []string {
 	return kinds
 }
 
+// SettingError is a setting out of range.
+type SettingError struct {
+	Rule    string // whose setting it is; "" is the phase's own
+	Key     string // its name in configurations: "gamma"
+	Problem string // with the value: "-1 is not …"
+}
+
+func (e *SettingError) Error() string {
+	if e.Rule == "" {
+		return fmt.Sprintf("sleep: %s %s", e.Key, e.Problem)
+	}
+	return fmt.Sprintf("sleep: %s: %s %s", e.Rule, e.Key, e.Problem)
+}
+
+func outOfRange(rule, key, format string, args ...any) error {
+	return &SettingError{rule, key, fmt.Sprintf(format, args...)}
+}
+
+func checkEvents(rule string, n int) error {
+	if n < 1 {
+		return outOfRange(rule, "events", "%d are below 1 a grid", n)
+	}
+	return nil
+}
+
 // Stream is the phase that the spec describes; border, seed and number are the caller's. Settings that are out of
-// range are refused.
+// range are refused by a SettingError, those of rules that are not chosen, too: a bad value is a mistake, and would
+// come to light only with the rule.
 func (s Spec) Stream() (Stream, error) {
 	var err error
 	stream := Stream{Events: s.Events, Execution: s.Execution}
@@ -53,26 +80,25 @@ func (s Spec) Stream() (Stream, error) {
 		return stream, err
 	}
 	rate := Rate{Base: s.Rate, Decay: Decay(s.Decay), Tau: s.DecayTime}
-	switch s.Rule {
-	case Observe{}.Kind():
-		stream.Rule = Observe{}
-	case Instant{}.Kind():
-		stream.Rule = Instant{}
-	case Hebbian{}.Kind():
-		stream.Rule = Hebbian{Gamma: s.Gamma, Momentum: s.Momentum, Rate: rate, Batch: s.Batch, Noise: s.Noise}
-	case Circuit{}.Kind():
-		stream.Rule = Circuit{
+	rules := []Rule{
+		Observe{}, Instant{},
+		Hebbian{Gamma: s.Gamma, Momentum: s.Momentum, Rate: rate, Batch: s.Batch, Noise: s.Noise},
+		Circuit{
 			Gamma: s.Gamma, Alpha: s.Alpha, B: DefaultCircuit().B, Tau: s.Tau, Dt: s.Dt, Presentation: s.Presentation,
 			Settle: s.Settle, Rate: rate, Momentum: s.Momentum, MeanPreserving: s.MeanPreserving,
-		}
-	default:
-		return stream, fmt.Errorf("sleep: unknown rule %q (known: %s)", s.Rule, strings.Join(Kinds(), ", "))
+		},
 	}
-	if r, ok := stream.Rule.(plastic); ok {
-		if s.Events < 1 {
-			return stream, fmt.Errorf("sleep: %s: %d events a grid are below 1", s.Rule, s.Events)
-		}
-		return stream, r.Check()
+	chosen := slices.IndexFunc(rules, func(r Rule) bool { return r.Kind() == s.Rule })
+	if chosen < 0 {
+		return stream, outOfRange("", "rule", "%q is unknown (known: %s)", s.Rule, strings.Join(Kinds(), ", "))
 	}
-	return stream, nil
+	stream.Rule = rules[chosen]
+	for _, r := range append([]Rule{stream.Rule}, rules...) { // the chosen rule's faults before the others'
+		if r, ok := r.(plastic); ok {
+			if err := r.Check(); err != nil {
+				return stream, err
+			}
+		}
+	}
+	return stream, checkEvents(s.Rule, s.Events)
 }

@@ -170,8 +170,8 @@ func (p *phase) check(work []Work) error {
 		if err := rule.Check(); err != nil {
 			return err
 		}
-		if p.Events < 1 {
-			return fmt.Errorf("sleep: %s: %d events a grid are below 1", rule.Kind(), p.Events)
+		if err := checkEvents(rule.Kind(), p.Events); err != nil {
+			return err
 		}
 	}
 	state := NewState(p.state.net, p.Border, p.host) // what it reads is not kept: weights will change
