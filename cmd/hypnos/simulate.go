@@ -18,8 +18,9 @@ import (
 	"hypnos/core/sleep"
 )
 
-// snrDefinition is what the simulations print: the paper's text and the authors' plots define it differently.
-const snrDefinition = "ln(1/SNR) with SNR as Eq. 6, the mean over weights of mean²/var (not the mean of var/mean², which the authors plotted); averaged over trials"
+// snrDefinition is what the simulations call ln(1/SNR). Eq. 6 and the authors' plots define it differently; the figures
+// repeat the plots, and Eq. 6 stands beside them.
+const snrDefinition = "ln(1/SNR): ln of the mean over weights of var/mean², as the authors plotted; Eq. 6: -ln of the mean of mean²/var, as the paper's text has it; both averaged over trials"
 
 func simulate(ctx context.Context, c console, args []string) error {
 	f := newFlags(c, "simulate", "fig4a|fig4b [flags]", `
@@ -91,6 +92,7 @@ type simCell struct {
 	K         int     `json:"k"`
 	Gamma     float64 `json:"gamma"`
 	LnInvSNR  float64 `json:"ln_inv_snr"`
+	LnInvEq6  float64 `json:"ln_inv_snr_eq6"`
 	Floor     float64 `json:"floor"`
 	MeanRatio float64 `json:"mean_ratio"`
 }
@@ -100,6 +102,8 @@ type simPoint struct {
 	Form      string  `json:"form"` // "paper" or "mean-preserving"
 	Inputs    int     `json:"inputs"`
 	LnInvSNR  float64 `json:"ln_inv_snr"`
+	SD        float64 `json:"ln_inv_snr_sd"` // standard deviation of one trial
+	LnInvEq6  float64 `json:"ln_inv_snr_eq6"`
 	MeanRatio float64 `json:"mean_ratio"`
 }
 
@@ -108,8 +112,15 @@ type simCurve struct {
 	Name      string    `json:"name"`
 	Inputs    []int     `json:"inputs"`
 	LnInvSNR  []float64 `json:"ln_inv_snr"`
+	LnInvEq6  []float64 `json:"ln_inv_snr_eq6"`
 	MeanRatio []float64 `json:"mean_ratio"`
 	Floor     *float64  `json:"floor,omitempty"`
+	squares   []float64 // mean over trials of ln(1/SNR)²
+}
+
+// deviation is the standard deviation of ln(1/SNR) over the trials at sample i.
+func (c simCurve) deviation(i int) float64 {
+	return math.Sqrt(max(0, c.squares[i]-c.LnInvSNR[i]*c.LnInvSNR[i]))
 }
 
 // simulateHebbian is Fig. 4A with the authors' settings: 2000 events, rate 0.5/(1000+t), momentum 0.95.
@@ -129,14 +140,15 @@ func simulateHebbian(ctx context.Context, seed uint64, trials int) (simulation, 
 			floor := h.Floor(before)
 			curve.Name, curve.Floor = fmt.Sprintf("k=%d, γ=%g", k, gamma), &floor
 			last := len(curve.Inputs) - 1
-			r.Cells = append(r.Cells, simCell{k, gamma, curve.LnInvSNR[last], floor, curve.MeanRatio[last]})
+			r.Cells = append(r.Cells, simCell{k, gamma, curve.LnInvSNR[last], curve.LnInvEq6[last], floor, curve.MeanRatio[last]})
 			r.Curves = append(r.Curves, curve)
 		}
 	}
 	return r, nil
 }
 
-// simulateCircuit is the row k=3, γ=0.01 of Fig. 4B: α=10, τ=30 ms, 150 ms an input, rate 5e-4/√(1+t/5 ms).
+// simulateCircuit is the row k=3, γ=0.01 of Fig. 4B: α=10, τ=30 ms, 150 ms an input, rate 5e-4/√(1+t/5 ms), t when the input
+// begins.
 func simulateCircuit(ctx context.Context, seed uint64, trials int) (simulation, error) {
 	r := simulation{Figure: "fig4b", xLabel: "inputs"}
 	inputs := []int{100, 500, 1000, 2000, 4000, 7000, 10000}
@@ -160,7 +172,7 @@ func simulateCircuit(ctx context.Context, seed uint64, trials int) (simulation, 
 		r.Curves = append(r.Curves, curve)
 		for i, n := range curve.Inputs {
 			if slices.Contains(inputs, n) {
-				r.Points = append(r.Points, simPoint{form.name, n, curve.LnInvSNR[i], curve.MeanRatio[i]})
+				r.Points = append(r.Points, simPoint{form.name, n, curve.LnInvSNR[i], curve.deviation(i), curve.LnInvEq6[i], curve.MeanRatio[i]})
 			}
 		}
 	}
@@ -179,7 +191,10 @@ func samplesTo(last, n int) []int {
 // averaged runs a rule from several starts and averages what is seen at some numbers of inputs; before is the mean
 // ln(1/SNR) at the start.
 func averaged(ctx context.Context, rule sleep.Rule, m int, at []int, seed uint64, trials int) (curve simCurve, before float64, err error) {
-	curve = simCurve{Inputs: at, LnInvSNR: make([]float64, len(at)), MeanRatio: make([]float64, len(at))}
+	curve = simCurve{Inputs: at}
+	for _, a := range []*[]float64{&curve.LnInvSNR, &curve.LnInvEq6, &curve.MeanRatio, &curve.squares} {
+		*a = make([]float64, len(at))
+	}
 	n := float64(trials)
 	for trial := range trials {
 		e, err := sleep.Evolve(rule, m)
@@ -203,11 +218,14 @@ func averaged(ctx context.Context, rule sleep.Rule, m int, at []int, seed uint64
 				e.Present(x)
 			}
 			stats, kept := evolved(e, start, m)
-			curve.LnInvSNR[i] += stats.LnInverseSNR() / n
+			plotted := math.Log(stats.InverseRatio)
+			curve.LnInvSNR[i] += plotted / n
+			curve.squares[i] += plotted * plotted / n
+			curve.LnInvEq6[i] += stats.LnInverseSNR() / n
 			curve.MeanRatio[i] += kept.Ratio / n
 		}
 		stats, _ := evolved(nil, start, m)
-		before += stats.LnInverseSNR() / n
+		before += math.Log(stats.InverseRatio) / n
 	}
 	return curve, before, nil
 }
@@ -256,14 +274,14 @@ func evolved(e sleep.Evolution, start []float64, m int) (sleep.Stats, sleep.Pres
 func (r simulation) write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 	if len(r.Cells) > 0 {
-		fmt.Fprint(t, "k\tγ\tln(1/SNR)\tfloor\tmean kept\t\n")
+		fmt.Fprint(t, "k\tγ\tln(1/SNR)\tfloor\tEq. 6\tmean kept\t\n")
 		for _, c := range r.Cells {
-			fmt.Fprintf(t, "%d\t%g\t%.2f\t%.2f\t%.4f\t\n", c.K, c.Gamma, c.LnInvSNR, c.Floor, c.MeanRatio)
+			fmt.Fprintf(t, "%d\t%g\t%.2f\t%.2f\t%.2f\t%.4f\t\n", c.K, c.Gamma, c.LnInvSNR, c.Floor, c.LnInvEq6, c.MeanRatio)
 		}
 	} else {
-		fmt.Fprint(t, "form\tinputs\tln(1/SNR)\tmean kept\t\n")
+		fmt.Fprint(t, "form\tinputs\tln(1/SNR)\tone trial\tEq. 6\tmean kept\t\n")
 		for _, p := range r.Points {
-			fmt.Fprintf(t, "%s\t%d\t%.2f\t%.4f\t\n", p.Form, p.Inputs, p.LnInvSNR, p.MeanRatio)
+			fmt.Fprintf(t, "%s\t%d\t%.2f\t±%.2f\t%.2f\t%.4f\t\n", p.Form, p.Inputs, p.LnInvSNR, p.SD, p.LnInvEq6, p.MeanRatio)
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -278,7 +296,7 @@ func (r simulation) save(c console, base string) error {
 	if err := os.MkdirAll(filepath.Dir(base), 0o755); err != nil {
 		return err
 	}
-	f := figure.Figure{Title: r.Figure + ": how alike weights become", XLabel: r.xLabel, YLabel: "ln(1/SNR), Eq. 6"}
+	f := figure.Figure{Title: r.Figure + ": how alike weights become", XLabel: r.xLabel, YLabel: "ln(1/SNR)"}
 	for _, l := range r.Curves {
 		x := floats(l.Inputs)
 		f.Series = append(f.Series, figure.Series{Name: l.Name, X: x, Y: l.LnInvSNR})
@@ -307,14 +325,14 @@ func floats(x []int) []float64 {
 func (r simulation) writeCSV(w io.Writer) error {
 	t := csv.NewWriter(w)
 	number := func(v float64) string { return strconv.FormatFloat(v, 'g', 8, 64) }
-	t.Write([]string{"curve", "inputs", "ln_inv_snr", "mean_ratio", "floor"}) // errors stay until Flush
+	t.Write([]string{"curve", "inputs", "ln_inv_snr", "ln_inv_snr_eq6", "mean_ratio", "floor"}) // errors stay until Flush
 	for _, l := range r.Curves {
 		floor := math.NaN()
 		if l.Floor != nil {
 			floor = *l.Floor
 		}
 		for i, n := range l.Inputs {
-			t.Write([]string{l.Name, strconv.Itoa(n), number(l.LnInvSNR[i]), number(l.MeanRatio[i]), number(floor)})
+			t.Write([]string{l.Name, strconv.Itoa(n), number(l.LnInvSNR[i]), number(l.LnInvEq6[i]), number(l.MeanRatio[i]), number(floor)})
 		}
 	}
 	t.Flush()

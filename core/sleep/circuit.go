@@ -38,7 +38,7 @@ type Circuit struct {
 	Dt             float64 // Euler step, ms
 	Presentation   float64 // of one pattern, ms
 	Settle         float64 // without plasticity at the start of the run, ms
-	Rate           Rate    // η of one Euler step, its time counted in ms since the run began
+	Rate           Rate    // η of the Euler steps of an event, its time counted in ms from the run's start to the event's
 	Momentum       float64 // 0 ≤ μ < 1
 	MeanPreserving bool
 }
@@ -89,10 +89,11 @@ func (c Circuit) steps() (all, settling int) {
 	return int(math.Round(c.Presentation / c.Dt)), int(math.Round(c.Settle / c.Dt))
 }
 
-// rate is η at step i of event t.
-func (c Circuit) rate(t, i int) float64 {
+// rate is η of event t. It falls from event to event: with a rate that fell from step to step the first pattern, whose
+// steps are the largest by far, would do less, and Fig. 4B come out otherwise (docs/SLEEP.md).
+func (c Circuit) rate(t int) float64 {
 	all, _ := c.steps()
-	return c.Rate.At((float64(t)*float64(all) + float64(i)) * c.Dt)
+	return c.Rate.At(float64(t) * float64(all) * c.Dt)
 }
 
 // overshoot is what one presentation, its momentum run out, leaves of a response: the factor by which a deviation
@@ -157,7 +158,7 @@ func (c Circuit) direct(w [][]float64) *circuitDirect {
 // present shows pattern x, (M), as event t.
 func (d *circuitDirect) present(t int, x []float64) {
 	all, settling := d.steps()
-	n := float64(len(d.w))
+	n, rate := float64(len(d.w)), d.rate(t)
 	for i := range all {
 		mean := 0.0
 		for _, r := range d.r {
@@ -178,7 +179,6 @@ func (d *circuitDirect) present(t int, x []float64) {
 			}
 			rest = d.inh + drive + d.B
 		}
-		rate := d.rate(t, i)
 		for k, w := range d.w {
 			for j := range w {
 				g := (d.r[k]-rest)*x[j] + d.Gamma*(w[j]-d.w0[k][j])
@@ -222,7 +222,7 @@ const (
 // presentation computes event t with |x|² = square for deviations, or for the mean.
 func (c Circuit) presentation(t int, square float64, deviations bool) presentation {
 	all, settling := c.steps()
-	h, alpha := c.Dt/c.Tau, c.Alpha
+	h, alpha, rate := c.Dt/c.Tau, c.Alpha, c.rate(t)
 	if deviations {
 		alpha = 0
 	}
@@ -242,7 +242,6 @@ func (c Circuit) presentation(t int, square float64, deviations bool) presentati
 		if t*all+i < settling {
 			continue
 		}
-		rate := c.rate(t, i)
 		for k := range z {
 			o[velocity][k] = c.Momentum*o[velocity][k] - rate*(o[rateOut][k]+c.Gamma*o[coefficient][k])
 			o[coefficient][k] += o[velocity][k]
