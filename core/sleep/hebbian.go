@@ -94,16 +94,28 @@ func (h Hebbian) Check() error {
 	return checkShared(h.Kind(), h.Gamma, h.Momentum, h.Rate)
 }
 
-// bound is the rate from which on the rule is unstable under patterns of a strength. One event moves a deviation
-// along its pattern by -η(|x|²+γ) at once and, through momentum, by -η(|x|²+γ)/(1-μ) in all, if other patterns
-// follow; it must not overshoot to the other side by more than it was away:
+// bound is the rate below which deviations shrink in the mean square,
 //
-//	0 < η (|x|² + γ) < 2 (1 - μ)
+//	0 < η (q + γ) < 2 (1 - μ)        q = E|x|⁴/E|x|²
 //
-// For μ = 0 and patterns of one length this is exact. Where lengths differ, |x|² is E|x|⁴/E|x|², with which the
-// condition is that of the mean square, 1 - 2η E|x|² + η² E|x|⁴ < 1 (in any one direction, for isotropic patterns).
-// A batch of B averages: its strength is that of one pattern by 1/B plus the largest eigenvalue of the covariance by
-// 1-1/B.
+// Proof. Let patterns be independent with E[x xᵀ] = λI, and e be what is left of a deviation: v ← μv - η(A+γ)e,
+// e ← e + v with A = x xᵀ. As A² = |x|²A, the mean of A+γ is λ' = λ+γ, that of its square S = qλ + 2γλ + γ². Hence
+// P = E|e|², Q = E e·v and R = E|v|² go
+//
+//	R ← μ²R - 2μηλ'Q + η²S P        Q ← μQ - ηλ'P + R        P ← P + 2(μQ - ηλ'P) + R        (new R at the right)
+//
+// This maps covariances of (e, v) to covariances, so that its spectral radius is itself an eigenvalue; stability, which
+// there is for small η, ends where it is 1. Then Q = ηλ'P/(1+μ), R = 2Q, and the first line leaves
+//
+//	η (S/λ' - 2μλ'/(1+μ)) = 2 (1 - μ)
+//
+// whose bracket is at most q + γ, since λ ≤ q. The difference is what a direction gains by being met again and again:
+// for one pattern for ever, λ = q and γ = 0, it is the well-known ηq < 2(1+μ) of the heavy ball. It is nothing for
+// patterns in turn, each along a line of its own and met when the momentum of the last time has run out (OneHot with
+// many lines): a line then keeps 1 - η|x|²/(1-μ) a round, and the bound is exact.
+//
+// A batch of B averages: E[A²] has q/B + (1-1/B)λ for q. Where E[x xᵀ] is not isotropic, its largest eigenvalue stands
+// for λ there; the rest of the bound is then an estimate. Noise of the neuron's own adds its square length to q.
 func (h Hebbian) bound(s Strength) float64 {
 	b := float64(h.Batch)
 	return 2 * (1 - h.Momentum) / ((s.Square+s.Noisy*h.Noise*h.Noise)/b + (1-1/b)*s.Largest + h.Gamma)

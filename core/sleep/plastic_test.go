@@ -334,6 +334,106 @@ func TestRateBound(t *testing.T) {
 	}
 }
 
+// secondMoments is one event of the recursion of P, Q and R in the proof of Hebbian.bound.
+func secondMoments(p, q, r, mu, rate, first, second float64) (float64, float64, float64) {
+	r = mu*mu*r - 2*mu*rate*first*q + rate*rate*second*p
+	drift := mu*q - rate*first*p
+	return p + 2*drift + r, drift + r, r
+}
+
+// The proof of Hebbian.bound, step by step: the recursion is that of Eq. 4 (means of many runs), it turns from
+// shrinking to growing at the rate that the proof has, and the bound is not above that; patterns in turn attain it.
+func TestRateBoundIsProved(t *testing.T) {
+	h := Hebbian{Gamma: 0.1, Momentum: 0.6, Batch: 1, Rate: Rate{Base: 0.1}}
+	const m, events, runs = 4, 6, 20000
+	var squares [runs]float64
+	for i := range squares {
+		e, v, x := make([]float64, m), make([]float64, m), make([]float64, m)
+		s := rng.New(21, rng.Test, uint64(i))
+		e[0] = 1
+		for event := range events {
+			s.Normals(x, uint64(event*m))
+			for j := range e { // by the letter: the pull is to 0, being what is left of the way to the fixed point
+				v[j] = h.Momentum*v[j] - h.Rate.Base*h.Gamma*e[j]
+			}
+			axpy(v, -h.Rate.Base*dot(x, e), x)
+			axpy(e, 1, v)
+		}
+		squares[i] = dot(e, e)
+	}
+	got, se := meanAndError(squares[:])
+	p, q, r := 1., 0., 0.
+	for range events {
+		p, q, r = secondMoments(p, q, r, h.Momentum, h.Rate.Base, 1+h.Gamma, m+2+2*h.Gamma+h.Gamma*h.Gamma)
+	}
+	if !(math.Abs(got-p) <= 3*se) || !(se < 0.05*p) {
+		t.Errorf("E|e|² is %g ± %g after %d events, the recursion has %g", got, se, events, p)
+	}
+
+	checked := 0
+	for _, mu := range []float64{0, 0.5, 0.9, 0.99} {
+		for _, gamma := range []float64{0, 0.1, 3} {
+			for _, m := range []int{1, 9, 500} {
+				for _, batch := range []int{1, 4} {
+					s := gaussian{PatternRequest{Layer: Layer{K: m}}}.Strength()
+					h := Hebbian{Gamma: gamma, Momentum: mu, Batch: batch}
+					square := s.Square/float64(batch) + 1 - 1/float64(batch)
+					first, second := 1+gamma, square+2*gamma+gamma*gamma
+					exact := 2 * (1 - mu) / (second/first - 2*mu*first/(1+mu))
+					if bound := h.bound(s); !(bound <= exact*(1+1e-14)) { // a few roundings
+						t.Errorf("μ=%g γ=%g M=%d B=%d: bound %g, the proof has %g", mu, gamma, m, batch, bound, exact)
+					}
+					// The eigenvalue that passes 1 does so at a speed of order 1-μ; 10⁵ events tell 1 ± 10⁻² of the rate
+					// apart from μ = 0.99 on down.
+					grown := func(rate float64) float64 {
+						p, q, r := 1., 0., 0.
+						for range 100_000 {
+							p, q, r = secondMoments(p, q, r, mu, rate, first, second)
+							if !(p < 1e6) || p < 1e-6 {
+								break
+							}
+						}
+						return p
+					}
+					if below, above := grown(0.99*exact), grown(1.01*exact); !(below < 0.1) || !(above > 10) {
+						t.Errorf("μ=%g γ=%g M=%d B=%d: E|e|² goes to %g below the rate of the proof and to %g above", mu, gamma, m, batch, below, above)
+					}
+					checked++
+				}
+			}
+		}
+	}
+	if checked != 4*3*3*2 {
+		t.Errorf("%d settings", checked)
+	}
+
+	// Patterns in turn: momentum has run out after a round (0.9^150 < 10⁻⁶), which multiplies by 1 - 2·0.98 or 1 - 2·1.02.
+	const lines, rounds = 150, 60
+	l := layer(t, 4, lines, 1, 1, 1)
+	source, err := OneHot{}.Open(PatternRequest{Layer: l, Key: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := make([]float64, rounds*lines*lines)
+	for i := range rounds * lines {
+		source.Tile(x[i*lines:(i+1)*lines], uint64(i))
+	}
+	for _, c := range []struct{ part, want float64 }{{0.98, math.Pow(0.96, rounds)}, {1.02, math.Pow(1.04, rounds)}} {
+		h := Hebbian{Momentum: 0.9, Batch: 1}
+		h.Rate.Base = c.part * h.bound(source.Strength())
+		δ := make([]float64, lines)
+		for j := range δ {
+			δ[j] = 1
+		}
+		h.stream(δ, x, make([]float64, 3*lines))
+		// The last lines of the last round have momentum left: look at the one that began it.
+		first := slices.IndexFunc(x[:lines], func(v float64) bool { return v != 0 })
+		if got := math.Abs(δ[first]); !(math.Abs(got-c.want) <= 1e-3*c.want) { // 60 rounds that are off by 10⁻⁶·2 each
+			t.Errorf("one-hot at %g of the bound: a weight is left with %g, want %g", c.part, got, c.want)
+		}
+	}
+}
+
 // All neurons of a grid see the same part of the repeated tile: what Seen says is what lies on the map.
 func TestSeen(t *testing.T) {
 	checked := 0
