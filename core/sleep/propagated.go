@@ -24,7 +24,7 @@ import (
 //
 // For a layer with kernel size k the tile at its input must have period k: exact if each locally connected layer on
 // the way has a grid spacing that divides the period there, in short, if filters have the same size (or are 1x1
-// behind the layer, not before it). Others are refused by name. Whether a tile of k·k·3 numbers, bent by rectifiers,
+// on the way to it). Others are refused by name. Whether a tile of k·k·3 numbers, bent by rectifiers,
 // reaches all k·k·Cin directions of a deep layer depends on the network and is measured.
 type Propagated struct{}
 
