@@ -30,7 +30,7 @@ type Backend interface {
 	// Compile plans a network. What the backend cannot do is an error that wraps ErrUnsupported and names the layer
 	// or option. The engine has undefined weights until Load.
 	Compile(*net.Network, Options) (Engine, error)
-	// Memory tells what Compile would allocate for the engine, before it does.
+	// Memory tells what Compile would allocate for the engine, and how much there is for it, before it does.
 	Memory(*net.Network, Options) (Memory, error)
 	// Close releases the backend. Its engines must be closed before.
 	Close() error
@@ -62,12 +62,17 @@ type Memory struct {
 	Optimizer   int64 `json:"optimizer"`   // its state
 	Activations int64 `json:"activations"` // and their gradients, at the largest batch
 	Scratch     int64 `json:"scratch"`
+	// Free is what the backend may take at the moment; 0 where it does not know.
+	Free int64 `json:"free,omitempty"`
 }
 
-// Total is the sum.
+// Total is the sum of what the engine takes.
 func (m Memory) Total() int64 {
 	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Scratch
 }
+
+// Fits tells whether the engine may take its memory, as far as the backend knows.
+func (m Memory) Fits() bool { return m.Free == 0 || m.Total() <= m.Free }
 
 // ErrUnsupported is wrapped by Compile, Sleep and Trace when the backend lacks what they ask for.
 var ErrUnsupported = errors.New("not supported")

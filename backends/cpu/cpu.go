@@ -100,11 +100,13 @@ func rules() []string { return []string{sleep.Observe{}.Kind(), sleep.Instant{}.
 func (backend) Close() error { return nil }
 
 func (b backend) Compile(n *net.Network, o core.Options) (core.Engine, error) {
-	if err := core.CheckOptions(o); err != nil {
+	m, err := b.Memory(n, o)
+	if err != nil {
 		return nil, err
 	}
-	if err := b.checkMemory(n, o); err != nil {
-		return nil, err
+	if !m.Fits() {
+		return nil, fmt.Errorf("cpu: %s for batches of %d takes %.0f MB of memory, %.0f MB are free: %w",
+			n.Name, o.MaxBatch, float64(m.Total())/1e6, float64(m.Free)/1e6, core.ErrUnsupported)
 	}
 	return compile(n, o, b.threads, b.kernels)
 }
@@ -113,19 +115,19 @@ func (b backend) Memory(n *net.Network, o core.Options) (core.Memory, error) {
 	if err := core.CheckOptions(o); err != nil {
 		return core.Memory{}, err
 	}
-	return makePlan(n, o, b.threads).memory, nil
+	m := makePlan(n, o, b.threads).memory
+	m.Free = b.free()
+	return m, nil
 }
 
-// checkMemory returns an error when the engine would take more than there is.
-func (b backend) checkMemory(n *net.Network, o core.Options) error {
-	free, known := b.memory, true
-	if free == 0 {
-		free, known = arena.Available()
+// free is how many bytes an engine may take, 0 where that is unknown.
+func (b backend) free() int64 {
+	if b.memory > 0 {
+		return b.memory
 	}
-	need := makePlan(n, o, b.threads).memory.Total()
-	if known && need > free {
-		return fmt.Errorf("cpu: %s for batches of %d takes %.0f MB of memory, %.0f MB are free: %w",
-			n.Name, o.MaxBatch, float64(need)/1e6, float64(free)/1e6, core.ErrUnsupported)
+	free, known := arena.Available()
+	if !known {
+		return 0
 	}
-	return nil
+	return max(1, free)
 }

@@ -22,6 +22,7 @@ import (
 	"hypnos/bench/experiment"
 	"hypnos/core/data/datatest"
 	"hypnos/core/net"
+	"hypnos/core/optim"
 	"hypnos/core/train"
 )
 
@@ -317,6 +318,33 @@ func TestSummary(t *testing.T) {
 	}
 	works(t, []string{"summary", "resnet20-lc"}, "40,812,544 weights", "163 MB")
 	works(t, []string{"summary", "--input", "48", "resnet20-lc", "--classes", "200"}, "91,828,224 weights")
+}
+
+// The plan of an engine: its text, its JSON, and what does not fit, which is no error.
+func TestSummaryOfMemory(t *testing.T) {
+	const mb, weights = 1e6, 4 * 40_812_544
+	args := []string{"summary", "resnet20-lc", "--backend", "cpu:memory=1000", "--batch", "512"}
+	works(t, args, "memory of cpu:memory=1000, inference, batches of 512: ", "MB; 1000.0 MB are free\n  weights 163.3 MB, gradients 0.0 MB, moments 0.0 MB, ")
+	works(t, append(args, "--train"), "training with adamw, ", "MB; does not fit: 1000.0 MB are free\n  weights 163.3 MB, gradients 163.3 MB, moments 326.5 MB, ")
+	works(t, []string{"summary", "resnet8", "--backend", "ref"}, "memory of ref, inference, batches of 512: ", "how much is free is unknown")
+
+	var s networkSummary
+	parseJSON(t, works(t, append(args, "--train", "--optimizer", "sgd", "--json")).out, &s)
+	m := s.Memory
+	if m == nil || m.Backend != "cpu:memory=1000" || m.Batch != 512 || !m.Train || m.Optimizer != optim.SGD || m.Fits || m.Total <= 1000*mb || m.Total != m.Memory.Total() {
+		t.Fatalf("plan %+v", m)
+	}
+	b := m.Memory
+	if b.Free != 1000*mb || b.Weights < weights || b.Gradients < weights || b.Optimizer != b.Gradients || b.Activations < 1 || b.Scratch < 1 {
+		t.Errorf("plan %+v", m)
+	}
+	if r := works(t, []string{"summary", "resnet8"}); strings.Contains(r.out, "memory") {
+		t.Errorf("a plan that nobody asked for in\n%s", r.out)
+	}
+	fails(t, t.TempDir(), exitFailed, append(args, "--batch", "0"), "batch size 0")
+	fails(t, t.TempDir(), exitFailed, append(args, "--train", "--optimizer", "lion"), `unknown optimiser "lion"`)
+	fails(t, t.TempDir(), exitFailed, []string{"summary", "resnet8", "--backend", "abacus"}, "abacus")
+	fails(t, t.TempDir(), exitUsage, []string{"summary", "resnet8", "--train"}, "--train needs --backend")
 }
 
 func TestDoctor(t *testing.T) {
