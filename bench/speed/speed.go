@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"time"
 
 	"hypnos/backends/cpu"
@@ -50,6 +51,8 @@ type Result struct {
 	Budget      float64      `json:"budget_s"` // for each row
 	Limits      []Limit      `json:"limits"`
 	Rows        []Row        `json:"rows"`
+	Memory      []MemoryRow  `json:"memory,omitempty"`
+	Inputs      []InputRow   `json:"input,omitempty"`
 	Skipped     []Skipped    `json:"skipped,omitempty"`
 	Comparisons []Comparison `json:"comparisons,omitempty"`
 }
@@ -116,6 +119,13 @@ func (b *bench) limits(ctx context.Context, loops cpu.Limits, r *Result, t *tabl
 
 // rows measures the rows of the keys.
 func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result, t *table) error {
+	var trainings []Key
+	keys = slices.DeleteFunc(keys, func(k Key) bool {
+		if isTraining(k) {
+			trainings = append(trainings, k)
+		}
+		return isTraining(k)
+	})
 	all, unknown := subjects(keys, shapes)
 	for _, err := range unknown {
 		return err
@@ -130,8 +140,10 @@ func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result,
 			return err
 		}
 	}
-	t.legend(b.machine.CacheKB)
-	return t.err
+	if len(r.Rows) > 0 {
+		t.legend(b.machine.CacheKB)
+	}
+	return b.trainings(ctx, trainings, r, t)
 }
 
 // peers compares with each peer.

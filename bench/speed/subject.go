@@ -15,9 +15,11 @@ import (
 
 // Kinds of rows.
 const (
-	LC   = "lc2d"
-	Conv = "conv2d"
-	Net  = "net"
+	LC     = "lc2d"
+	Conv   = "conv2d"
+	Net    = "net"
+	Memory = "memory" // resident memory of a network's training
+	Input  = "input"  // the input pipeline of a network's training
 )
 
 // What a row measures. Peers use the same names.
@@ -47,12 +49,19 @@ func (k Key) String() string {
 
 // network finds what the networks of rows and peers are called here.
 func network(name string) (*net.Network, error) {
-	names := map[string]string{"r20": "resnet20", "r20lc": "resnet20-lc", "r18": "resnet18-half", "r18lc": "resnet18-half-lc"}
-	long, ok := names[name]
+	type variant struct {
+		name string
+		net.Options
+	}
+	names := map[string]variant{
+		"r20": {name: "resnet20"}, "r20lc": {name: "resnet20-lc"}, "r18": {name: "resnet18-half"}, "r18lc": {name: "resnet18-half-lc"},
+		"r8w8": {"resnet8", net.Options{Width: 8}}, // the convolution of hypnos demo
+	}
+	v, ok := names[name]
 	if !ok {
 		return nil, fmt.Errorf("speed: no network %q", name)
 	}
-	return net.ByName(long, net.Options{})
+	return net.ByName(v.name, v.Options)
 }
 
 // defaultKeys are what is measured when nobody asks for anything else.
@@ -68,7 +77,8 @@ func defaultKeys(shapes []Shape, only *regexp.Regexp) []Key {
 	keys = append(keys,
 		Key{Net, "r20lc", 64, TrainStep}, Key{Net, "r20lc", 128, TrainStep}, Key{Net, "r20lc", 0, AdamStep}, Key{Net, "r20lc", 0, Sleep},
 		Key{Net, "r20", 64, TrainStep}, Key{Net, "r20", 128, TrainStep},
-		Key{Net, "r20lc", 1, Inference}, Key{Net, "r18lc", 1, Inference})
+		Key{Net, "r20lc", 1, Inference}, Key{Net, "r18lc", 1, Inference},
+		Key{Memory, "r20lc", 512, TrainStep}, Key{Input, "r8w8", 512, TrainStep}, Key{Input, "r20", 512, TrainStep})
 	return slices.DeleteFunc(keys, func(k Key) bool { return only != nil && !only.MatchString(k.String()) })
 }
 
@@ -203,6 +213,10 @@ func (s *subject) optimizer() optim.Spec {
 	return optim.Default(optim.SGD, 0)
 }
 
+func (s *subject) options() core.Options {
+	return core.Options{MaxBatch: s.maxBatch(), Train: s.train, Optimizer: s.optimizer()}
+}
+
 // engine is a subject compiled for a number of threads.
 type engine struct {
 	*subject
@@ -219,7 +233,7 @@ func (s *subject) open(o cpu.Options) (*engine, error) {
 		return nil, err
 	}
 	e := &engine{subject: s, backend: b}
-	if e.engine, err = b.Compile(s.net, core.Options{MaxBatch: s.maxBatch(), Train: s.train, Optimizer: s.optimizer()}); err != nil {
+	if e.engine, err = b.Compile(s.net, s.options()); err != nil {
 		b.Close()
 		return nil, err
 	}

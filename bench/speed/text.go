@@ -168,6 +168,25 @@ func (t *table) measured(r Row) {
 	t.row(append([]string{r.Kind, r.Layer, batch, r.What, ms[0], ms[1], digits(r.GFLOPS), digits(r.MACs / 1e9)}, tail...)...)
 }
 
+// memory writes a row of resident memory.
+func (t *table) memory(r MemoryRow) {
+	t.begin("Memory of training, MB: the plan of the engine, buffers of the input pipeline, growth of what is resident", []column{
+		{"net", -6}, {"batch", 5}, {"plan", 7}, {"input", 7}, {"peak", 7}, {"peak / plan", 11},
+	})
+	mb := func(bytes int64) string { return digits(float64(bytes) / 1e6) }
+	t.row(r.Layer, batchSize(r.Batch), mb(r.PlanBytes), mb(r.InputBytes), mb(r.PeakBytes), fmt.Sprintf("%.3f", r.Ratio))
+}
+
+// input writes a row of the input pipeline.
+func (t *table) input(r InputRow) {
+	t.begin("Input pipeline, images in memory, one worker: images/s alone, and of training with it", []column{
+		{"net", -6}, {"batch", 5}, {"alone", 7}, {"min … max", -15}, {"training", 8}, {"min … max", -15}, {"waits", 6}, {"at most", 7},
+	})
+	percent := func(x float64) string { return fmt.Sprintf("%.2f %%", 100*x) }
+	t.row(r.Layer, batchSize(r.Batch), digits(r.Pipeline.Median), r.Pipeline.extremes(), digits(r.Training.Median), r.Training.extremes(),
+		percent(r.Wait.Median), percent(r.Wait.Max))
+}
+
 // legend explains the columns of rows.
 func (t *table) legend(cacheKB int64) {
 	t.printf(`

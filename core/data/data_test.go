@@ -611,6 +611,16 @@ func TestLoaderStops(t *testing.T) {
 	}
 }
 
+// The batch in use and those ahead, pixels and labels.
+func TestBufferBytes(t *testing.T) {
+	for ahead, want := range map[int]int64{0: 3, 1: 2, 5: 6} {
+		l := &Loader{Images: numbered(10, 4), Size: 4, Batch: 8, Stats: unit(), Ahead: ahead}
+		if got := l.BufferBytes(); got != want*8*(4*4*3+1)*4 {
+			t.Errorf("%d ahead: %d bytes", ahead, got)
+		}
+	}
+}
+
 func TestLoaderRefuses(t *testing.T) {
 	good := func() *Loader { return &Loader{Images: numbered(10, 4), Size: 4, Batch: 4, Stats: unit()} }
 	if err := good().Check(); err != nil {

@@ -54,6 +54,20 @@ func (l *Loader) Check() error {
 
 func (l *Loader) reps() int { return max(1, l.Reps) }
 
+// ahead is how many batches are filled ahead.
+func (l *Loader) ahead() int {
+	if l.Ahead == 0 {
+		return 2
+	}
+	return l.Ahead
+}
+
+// BufferBytes is the memory of the batches under way: the one in use and those ahead.
+func (l *Loader) BufferBytes() int64 {
+	const size = 4 // of a float32 and of a label
+	return int64(l.ahead()+1) * int64(l.Batch) * int64(l.shape().Len()+1) * size
+}
+
 // Batches is the number of batches an epoch.
 func (l *Loader) Batches() int {
 	return (l.Images.Len()*l.reps() + l.Batch - 1) / l.Batch
@@ -103,10 +117,7 @@ func (v *view) batches(ctx context.Context, from, to int) iter.Seq[Minibatch] {
 	return func(yield func(Minibatch) bool) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		workers, ahead := max(1, v.Workers), v.Ahead
-		if ahead == 0 {
-			ahead = 2
-		}
+		workers, ahead := max(1, v.Workers), v.ahead()
 		type job struct {
 			index int
 			buf   Minibatch
