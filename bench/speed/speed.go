@@ -53,6 +53,7 @@ type Result struct {
 	Rows        []Row        `json:"rows"`
 	Memory      []MemoryRow  `json:"memory,omitempty"`
 	Inputs      []InputRow   `json:"input,omitempty"`
+	Summary     *Summary     `json:"summary,omitempty"`
 	Skipped     []Skipped    `json:"skipped,omitempty"`
 	Comparisons []Comparison `json:"comparisons,omitempty"`
 }
@@ -140,10 +141,16 @@ func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result,
 			return err
 		}
 	}
-	if len(r.Rows) > 0 {
+	if r.Summary = summarise(r.Rows); r.Summary != nil {
 		t.legend(b.machine.CacheKB)
 	}
-	return b.trainings(ctx, trainings, r, t)
+	if err := b.trainings(ctx, trainings, r, t); err != nil {
+		return err
+	}
+	if r.Summary != nil {
+		t.summary(*r.Summary)
+	}
+	return t.err
 }
 
 // peers compares with each peer.

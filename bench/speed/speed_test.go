@@ -163,6 +163,51 @@ func TestRow(t *testing.T) {
 	}
 }
 
+// Geometric means and the least, by kind, batch size, work and what binds; the speed-up over rows that have one.
+func TestSummary(t *testing.T) {
+	row := func(layer, what, binds string, share, ratio float64) Row {
+		r := Row{Key: Key{LC, layer, 64, what}, Threads: 2, Binds: binds, Share: share}
+		if ratio > 0 {
+			r.OneThread = &Speedup{Ratio: Spread{Median: ratio}}
+		}
+		return r
+	}
+	s := summarise([]Row{
+		row("a", Forward, FMA, 0.9, 2), row("b", Both, FMA, 0.5, 0.5), row("c", Forward, Read, 0.7, 0), row("d", Forward, Scale, 0.7, 0), row("e", Forward, FMA, 0.4, 1),
+	})
+	want := []ShareSummary{
+		{LC, 64, Forward, FMA, 2, 0.6, 0.4, "lc2d/e/64/fwd"},
+		{LC, 64, Both, FMA, 1, 0.5, 0.5, "lc2d/b/64/fwd+bwd"},
+		{LC, 64, Forward, "memory", 2, 0.7, 0.7, "lc2d/c/64/fwd"},
+	}
+	if len(s.Shares) != len(want) {
+		t.Fatalf("%+v", s.Shares)
+	}
+	for i, w := range want {
+		got := s.Shares[i]
+		if !near(got.Mean, w.Mean) {
+			t.Errorf("mean share %v, want %v", got.Mean, w.Mean)
+		}
+		if got.Mean = w.Mean; got != w {
+			t.Errorf("%+v, want %+v", got, w)
+		}
+	}
+	u := s.Speedup
+	if u == nil || u.Threads != 2 || u.Rows != 3 || !near(u.Mean, 1) || u.Least != 0.5 || u.LeastOf != "lc2d/b/64/fwd+bwd" {
+		t.Errorf("speed-up %+v", u)
+	}
+	var text bytes.Buffer
+	(&table{out: &text}).summary(*s)
+	for _, part := range []string{"Summary", "lc2d/e/64/fwd", "40 %", "2 threads by one", "geometric mean 1.00 over 3 rows, least 0.500 of lc2d/b/64/fwd+bwd"} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("no %q in\n%s", part, &text)
+		}
+	}
+	if summarise(nil) != nil || summarise([]Row{row("a", Forward, FMA, 1, 0)}).Speedup != nil {
+		t.Error("a summary of nothing")
+	}
+}
+
 // Every default row has works and a network, and names say what is what.
 func TestDefaultKeys(t *testing.T) {
 	shapes := mustShapes(t)
@@ -276,7 +321,7 @@ func testJSON(t *testing.T, r Result) {
 			}
 		}
 	}
-	has("result", got, "program", "date", "go", "machine", "kernels", "threads", "budget_s", "limits", "rows")
+	has("result", got, "program", "date", "go", "machine", "kernels", "threads", "budget_s", "limits", "rows", "summary")
 	has("machine", got["machine"], "platform", "cores", "kernel_versions")
 	has("limit", got["limits"].([]any)[0], "what", "threads", "unit", "rate")
 	row := got["rows"].([]any)[0]

@@ -168,6 +168,21 @@ func (t *table) measured(r Row) {
 	t.row(append([]string{r.Kind, r.Layer, batch, r.What, ms[0], ms[1], digits(r.GFLOPS), digits(r.MACs / 1e9)}, tail...)...)
 }
 
+// summary writes what all rows together say.
+func (t *table) summary(s Summary) {
+	t.begin("Summary: share of the bound", []column{
+		{"kind", -6}, {"batch", 5}, {"what", -16}, {"binds", -6}, {"rows", 4}, {"geometric mean", 14}, {"least", 6}, {"of", -1},
+	})
+	percent := func(x float64) string { return fmt.Sprintf("%.0f %%", 100*x) }
+	for _, g := range s.Shares {
+		t.row(g.Kind, batchSize(g.Batch), g.What, g.Binds, fmt.Sprint(g.Rows), percent(g.Mean), percent(g.Least), g.LeastOf)
+	}
+	if u := s.Speedup; u != nil {
+		t.printf("\n%s by one, where FMA binds: geometric mean %s over %s, least %s of %s\n",
+			plural(u.Threads, "thread"), digits(u.Mean), plural(u.Rows, "row"), digits(u.Least), u.LeastOf)
+	}
+}
+
 // memory writes a row of resident memory.
 func (t *table) memory(r MemoryRow) {
 	t.begin("Memory of training, MB: the plan of the engine, buffers of the input pipeline, growth of what is resident", []column{

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"testing"
 	"time"
+
+	"hypnos/core"
 )
 
 // trained measures rows of training on a machine with so much memory free.
@@ -17,17 +20,22 @@ func trained(t *testing.T, freeMB int64, keys ...Key) (Result, string) {
 	r := Result{}
 	b := bench{threads: 1, budget: time.Millisecond, machine: Machine{AvailableMB: freeMB}}
 	b.cpu.Threads = 1
-	if err := b.trainings(context.Background(), keys, &r, &table{out: &text, progressTo: io.Discard}); err != nil {
+	if err := b.trainings(context.Background(), keys, &r, &table{out: &text, progressTo: io.Discard}); errors.Is(err, core.ErrUnsupported) {
+		t.Skipf("cannot measure: %v", err) // which gives the memory needed and the memory free
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	return r, text.String()
 }
 
 // Training takes the memory of the plan within 10 %: a promise, and wide enough for what the plan does not count, the
-// pipeline's 0.6 MB, the tensors of initial weights while they are loaded (10 MB) and the program, of 200 MB.
+// pipeline's 0.3 MB, and a few tensors of initial weights (9.4 MB each) while they are loaded, of 669 MB.
 func TestMemoryOfTraining(t *testing.T) {
 	if _, err := resetPeak(); err != nil {
 		t.Skipf("cannot measure: %v", err)
+	}
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own")
 	}
 	k := Key{Memory, "r20lc", 8, TrainStep}
 	r, text := trained(t, 2000, k)
