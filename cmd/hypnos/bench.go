@@ -40,7 +40,8 @@ func benchSpeed(ctx context.Context, c console, args []string) error {
 Measures the machine's limits (peak of fused multiply-adds, bandwidth of memory), then layers of the paper's networks and
 whole networks on the CPU backend, and prints each with the bound that follows from its arithmetic, the share of it that
 is reached, and what binds. Rows are named kind/layer/batch/what, for example lc2d/c16x32/64/fwd+bwd,
-net/r20lc/64/train_step_AdamW, net/r20lc/sleep_instant.
+net/r20lc/64/train_step_AdamW, net/r20lc/sleep_instant. Rows of the kinds memory and input set the resident memory of
+training beside its plan, and tell whether training waits for images.
 
 With --peer it runs another program, which prints its own timings as lines of JSON, in alternation with the same work
 here, and prints the ratio of the times pair by pair; docs/performance.md says what the lines are.
@@ -48,6 +49,7 @@ here, and prints the ratio of the times pair by pair; docs/performance.md says w
 Examples:
   hypnos bench speed --json speed.json
   hypnos bench speed --only 'lc2d/.*/64/' --threads 1
+  hypnos bench speed --only '^(memory|input)/'
   hypnos bench speed --rounds 5 --peer 'python3 peer.py'`)
 	var o speed.Options
 	f.IntVar(&o.Threads, "threads", 0, "number of threads (default: one a core)")
