@@ -221,6 +221,7 @@ func (e *engine) Load(p *model.Params) error {
 		}
 	}
 	for _, q := range e.params {
+		q.finite.Store(false)
 		if err := q.read(q.value, p, q.Name); err != nil {
 			return err
 		}

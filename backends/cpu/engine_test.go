@@ -3,6 +3,7 @@ package cpu
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -165,5 +166,41 @@ func TestSleepMemory(t *testing.T) {
 	weights := uint64(4 * n.Summary().Weights)
 	if used := after.TotalAlloc - before.TotalAlloc; used > weights/2 {
 		t.Errorf("a sleep of %d bytes of weights allocated %d", weights, used)
+	}
+}
+
+// Sleep does not read weights to find out whether they are finite where an update has told; so an update must tell.
+func TestUpdateTellsNonFinite(t *testing.T) {
+	for _, kind := range []optim.Kind{optim.AdamW, optim.SGD} {
+		n := byName(t, "resnet8-lc")
+		e := ready(t, n, core.Options{MaxBatch: 2, Train: true, Optimizer: optim.Default(kind, 1)})
+		asleep := func() error {
+			_, err := e.Sleep(context.Background(), sleep.Stream{Rule: sleep.Instant{}})
+			return err
+		}
+		wake := func(lr float64) {
+			t.Helper()
+			if _, err := e.Wake(context.Background(), images(n, 2), make(core.Labels, 2), lr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wake(1e-6)
+		if err := asleep(); err != nil {
+			t.Errorf("%s: finite weights: %v", kind, err)
+		}
+		wake(2 * math.MaxFloat32) // in float32 it is infinite, and so are the weights
+		if err := asleep(); err == nil || !strings.Contains(err.Error(), "not finite") {
+			t.Errorf("%s: weights that diverged: %v", kind, err)
+		}
+		p, err := n.Init(net.InitOptions{Seed: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Load(p); err != nil {
+			t.Fatal(err)
+		}
+		if err := asleep(); err != nil {
+			t.Errorf("%s: finite weights loaded again: %v", kind, err)
+		}
 	}
 }

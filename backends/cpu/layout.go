@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"sync/atomic"
+
 	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/core/net"
 )
@@ -74,6 +76,9 @@ type param struct {
 	filters     *filters // nil: the layout is the canonical one
 	value, grad []float32
 	slots       [][]float32
+	// finite says that all values are known to be finite. Whoever writes values says so, or takes it back; only the
+	// workers of an update write at once.
+	finite atomic.Bool
 }
 
 // fromCanonical copies a tensor's elements into this backend's layout.

@@ -79,7 +79,8 @@ func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 // NonFinite finds a weight that is not finite.
 func (s *sleeper) NonFinite() (position, channel int, found bool) {
 	for _, p := range s.params {
-		if s.kernels.Finite(p.value) {
+		if p.finite.Load() || s.kernels.Finite(p.value) {
+			p.finite.Store(true)
 			continue
 		}
 		i := 0

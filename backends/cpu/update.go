@@ -29,16 +29,26 @@ func (e *engine) update(lr float64) {
 	for _, q := range e.params {
 		if q.grad != nil {
 			e.updater.param = q
+			q.finite.Store(true) // as long as no worker objects
 			e.pool.Run(len(q.value), e.onUpdate)
 		}
 	}
 }
 
+// updateBlock is how many numbers are updated together, such that those of all arrays stay in a core's first cache.
+const updateBlock = 1 << 10
+
 func (e *engine) updatePart(_, lo, hi int) {
 	u, q := &e.updater, e.updater.param
-	if u.kind == optim.SGD {
-		e.kernels.Momentum(q.value[lo:hi], q.grad[lo:hi], q.slots[0][lo:hi], &u.momentum)
-	} else {
-		e.kernels.Adam(q.value[lo:hi], q.grad[lo:hi], q.slots[0][lo:hi], q.slots[1][lo:hi], &u.adam)
+	for ; lo < hi; lo += updateBlock {
+		end := min(lo+updateBlock, hi)
+		if u.kind == optim.SGD {
+			e.kernels.Momentum(q.value[lo:end], q.grad[lo:end], q.slots[0][lo:end], &u.momentum)
+		} else {
+			e.kernels.Adam(q.value[lo:end], q.grad[lo:end], q.slots[0][lo:end], q.slots[1][lo:end], &u.adam)
+		}
+		if !e.kernels.Finite(q.value[lo:end]) { // they are in the cache now; sleep need not read them again to find out
+			q.finite.Store(false)
+		}
 	}
 }
