@@ -24,8 +24,11 @@ type Work struct {
 
 // seconds is the least time that the work takes at the limits, and which of them binds.
 func (w Work) seconds(l limits) (seconds float64, binds string) {
-	arithmetic, memory := 2*w.MACs/l[FMA], w.Bytes/l[w.Traffic]
-	if arithmetic >= memory {
+	memory := w.Bytes / l[w.Traffic]
+	if w.MACs == 0 {
+		return memory, w.Traffic
+	}
+	if arithmetic := 2 * w.MACs / l[FMA]; arithmetic >= memory {
 		return arithmetic, FMA
 	}
 	return memory, w.Traffic

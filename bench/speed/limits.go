@@ -2,6 +2,7 @@ package speed
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,49 +44,73 @@ func bufferBytes(availableMB int64) int64 {
 	return max(mb, 1) << 20
 }
 
-// measureLimits measures all limits with each of the numbers of threads, in alternation.
-func measureLimits(ctx context.Context, l cpu.Limits, threads []int, bytes int64, budget time.Duration) ([]Limit, error) {
+// loops are the machine's limits as loops, on buffers of their own.
+type loops struct {
+	all   []loop
+	n     int   // floats of each buffer
+	bytes int64 // the same in bytes
+	free  func()
+}
+
+// loop loads one limit.
+type loop struct {
+	what   string
+	amount float64 // of a call: by a thread for FMA, by all together for memory
+	run    func(lo, hi int)
+}
+
+// openLoops allocates buffers of so many bytes each.
+func openLoops(l cpu.Limits, bytes int64) (*loops, error) {
 	const float = 4
 	n := int(bytes / float / chunk * chunk)
 	a, b, free, err := buffers(n)
 	if err != nil {
 		return nil, err
 	}
-	defer free()
 	for i := range a { // every page gets memory of its own
 		a[i], b[i] = 1, 1
 	}
 	const rounds = 200_000
-	kinds := []struct {
-		what   string
-		amount float64 // by a thread for FMA, by all together for memory
-		run    func(lo, hi int)
-	}{
+	m := &loops{n: n, bytes: bytes, free: free}
+	m.all = []loop{
 		{FMA, float64(l.Flop) * rounds, func(int, int) { x := [16]float32{1, 1e-9}; l.FMA(&x, rounds) }},
 		{Read, float * float64(n), func(lo, hi int) { l.Read(a[lo:hi]) }},
 		{Copy, 2 * float * float64(n), func(lo, hi int) { l.Copy(b[lo:hi], a[lo:hi]) }},
-		{Stream, 2 * float * float64(n), func(lo, hi int) { l.Stream(b[lo:hi], a[lo:hi]) }},
 		{Scale, 2 * float * float64(n), func(lo, hi int) { l.Scale(a[lo:hi], 1.0000001) }},
 	}
+	if l.Stream != nil {
+		m.all = slices.Insert(m.all, 3, loop{Stream, 2 * float * float64(n), func(lo, hi int) { l.Stream(b[lo:hi], a[lo:hi]) }})
+	}
+	return m, nil
+}
+
+// of is the loop of one of the limits, on so many threads, and what a call does, in operations or bytes.
+func (m *loops) of(what string, threads int) (call func(), amount float64) {
+	l := m.all[slices.IndexFunc(m.all, func(l loop) bool { return l.what == what })]
+	if what == FMA {
+		l.amount *= float64(threads)
+	}
+	return func() { parallel(threads, m.n, l.run) }, l.amount
+}
+
+// measure measures all limits with each of the numbers of threads, in alternation.
+func (m *loops) measure(ctx context.Context, threads []int, budget time.Duration) ([]Limit, error) {
 	var limits []Limit
-	for _, k := range kinds {
-		if k.what == Stream && l.Stream == nil {
-			continue
-		}
-		var runs []func()
-		for _, t := range threads {
-			runs = append(runs, func() { parallel(t, n, k.run) })
+	for _, k := range m.all {
+		runs, amounts := make([]func(), len(threads)), make([]float64, len(threads))
+		for i, t := range threads {
+			runs[i], amounts[i] = m.of(k.what, t)
 		}
 		times, err := measure(ctx, budget, runs...)
 		if err != nil {
 			return nil, err
 		}
 		for i, t := range threads {
-			m := Limit{What: k.what, Threads: t, Unit: "GB/s", Rate: spreadOf(times[i]).per(k.amount / 1e9), Bytes: bytes}
+			limit := Limit{What: k.what, Threads: t, Unit: "GB/s", Rate: spreadOf(times[i]).per(amounts[i] / 1e9), Bytes: m.bytes}
 			if k.what == FMA {
-				m.Unit, m.Bytes, m.Rate = "GFLOP/s", 0, spreadOf(times[i]).per(k.amount*float64(t)/1e9)
+				limit.Unit, limit.Bytes = "GFLOP/s", 0
 			}
-			limits = append(limits, m)
+			limits = append(limits, limit)
 		}
 	}
 	return limits, nil
@@ -103,10 +128,10 @@ func parallel(threads, n int, run func(lo, hi int)) {
 	wait.Wait()
 }
 
-// limits are the medians by which rows are judged: by what binds, for one number of threads, in operations and bytes a
-// second.
+// limits are rates by what binds, for one number of threads, in operations and bytes a second.
 type limits map[string]float64
 
+// limitsFor are the medians.
 func limitsFor(all []Limit, threads int) limits {
 	l := limits{}
 	for _, m := range all {

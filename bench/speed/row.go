@@ -3,14 +3,17 @@ package speed
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"hypnos/backends/cpu"
 )
 
 // Row is one piece of work as it was measured. Bound is the least time at the machine's limits, from the exact
-// multiply-adds, and Share what part of the median time it is: 1 is a work done at the limit.
+// multiply-adds, and Share what part of the time it is: 1 is a work done at the limit. The limits are those measured
+// between the samples of the row, so that both are of the same moments: a machine may be twice as fast a second later.
 type Row struct {
 	Key
 	Threads    int      `json:"threads"`
@@ -21,9 +24,9 @@ type Row struct {
 	Bytes      float64  `json:"bytes"`            // that have to be moved, see Work
 	GBs        float64  `json:"gb_s"`             // of Bytes
 	ImagesPerS float64  `json:"images_per_s,omitempty"`
-	BoundMS    float64  `json:"bound_ms"`
-	Binds      string   `json:"binds"` // FMA or a kind of traffic
-	Share      float64  `json:"share"`
+	BoundMS    Spread   `json:"bound_ms"`
+	Binds      string   `json:"binds"`                // FMA or a kind of traffic
+	Share      Spread   `json:"share"`                // sample by sample
 	InCache    bool     `json:"fits_cache,omitempty"` // memory binds by the figures, but what is touched fits the last-level cache
 	OneThread  *Speedup `json:"one_thread,omitempty"`
 }
@@ -34,16 +37,24 @@ type Speedup struct {
 	Ratio Spread `json:"ratio"` // time with one thread / time, pair by pair
 }
 
-// newRow does the arithmetic of a row.
-func newRow(s *subject, k Key, threads int, seconds []float64, l limits, cacheKB int64) Row {
+// newRow does the arithmetic of a row. around are the limits measured before each of the samples.
+func newRow(s *subject, k Key, threads int, seconds []float64, around []limits, cacheKB int64) Row {
 	works := k.works(s.net)
 	w := total(works)
-	least, binds := bound(works, l)
+	bounds := make([]float64, len(around))
+	counts, binds := map[string]int{}, ""
+	for i, l := range around {
+		var by string
+		bounds[i], by = bound(works, l)
+		if counts[by]++; binds == "" || counts[by] > counts[binds] {
+			binds = by
+		}
+	}
 	t := spreadOf(seconds)
 	r := Row{
 		Key: k, Threads: threads, MS: t.times(1e3),
 		FLOP: w.FLOP, MACs: w.MACs, GFLOPS: w.FLOP / t.Median / 1e9, Bytes: w.Bytes, GBs: w.Bytes / t.Median / 1e9,
-		BoundMS: 1e3 * least, Binds: binds, Share: least / t.Median,
+		BoundMS: spreadOf(bounds).times(1e3), Binds: binds, Share: spreadOf(ratios(bounds, seconds)),
 		InCache: binds != FMA && k.footprint(s.net) < float64(cacheKB)*1024,
 	}
 	if s.kind == Net {
@@ -60,7 +71,8 @@ func (s Spread) times(factor float64) Spread {
 type bench struct {
 	cpu     cpu.Options
 	threads int
-	all     limits // with all threads
+	loops   *loops
+	all     limits // medians, with all threads
 	budget  time.Duration
 	machine Machine
 }
@@ -78,11 +90,11 @@ func (b *bench) scales(s *subject, k Key) bool {
 }
 
 // measure measures the subject's rows and hands each to done. What does not fit the memory is skipped, row by row, with
-// the reason. compare asks for the speed-up over one thread.
-func (b *bench) measure(ctx context.Context, s *subject, compare bool, done func(Row), skip func(Skipped)) error {
+// the reason. full asks for the limits of the same moments and the speed-up over one thread.
+func (b *bench) measure(ctx context.Context, s *subject, full bool, done func(Row), skip func(Skipped)) error {
 	engines := 1
 	for _, k := range s.keys {
-		if compare && b.scales(s, k) {
+		if full && b.scales(s, k) {
 			engines = 2
 		}
 	}
@@ -113,7 +125,7 @@ func (b *bench) measure(ctx context.Context, s *subject, compare bool, done func
 		if single != nil && b.scales(s, k) {
 			run = append(run, single)
 		}
-		r, err := b.row(ctx, s, k, run)
+		r, err := b.row(ctx, s, k, run, full)
 		if err != nil {
 			return err
 		}
@@ -122,8 +134,9 @@ func (b *bench) measure(ctx context.Context, s *subject, compare bool, done func
 	return nil
 }
 
-// row measures one row on an engine with all threads and perhaps one with a single one.
-func (b *bench) row(ctx context.Context, s *subject, k Key, engines []*engine) (Row, error) {
+// row measures one row on an engine with all threads and perhaps one with a single one. Where the limits of the same
+// moments are not asked for, those of the beginning stand for them.
+func (b *bench) row(ctx context.Context, s *subject, k Key, engines []*engine, full bool) (Row, error) {
 	var works []func()
 	for _, e := range engines {
 		work, err := e.prepare(ctx, k)
@@ -131,6 +144,14 @@ func (b *bench) row(ctx context.Context, s *subject, k Key, engines []*engine) (
 			return Row{}, err
 		}
 		works = append(works, work)
+	}
+	n := len(works)
+	var loads []load
+	if full {
+		loads = b.loads(k.works(s.net))
+	}
+	for _, l := range loads {
+		works = append(works, l.call)
 	}
 	times, err := measure(ctx, b.budget, works...)
 	for _, e := range engines {
@@ -141,11 +162,43 @@ func (b *bench) row(ctx context.Context, s *subject, k Key, engines []*engine) (
 	if err != nil {
 		return Row{}, err
 	}
-	r := newRow(s, k, b.threads, times[0], b.all, b.machine.CacheKB)
+	around := make([]limits, len(times[0]))
+	for i := range around {
+		around[i] = maps.Clone(b.all)
+		for j, l := range loads {
+			around[i][l.what] = l.amount / times[n+j][i]
+		}
+	}
+	r := newRow(s, k, b.threads, times[0], around, b.machine.CacheKB)
 	if len(engines) == 2 {
 		r.OneThread = &Speedup{MS: spreadOf(times[1]).times(1e3), Ratio: spreadOf(ratios(times[1], times[0]))}
 	}
 	return r, nil
+}
+
+// load is a limit to measure beside a row.
+type load struct {
+	what   string
+	call   func()
+	amount float64
+}
+
+// loads are the limits that can bind works.
+func (b *bench) loads(works []Work) []load {
+	var all []load
+	add := func(what string) {
+		if !slices.ContainsFunc(all, func(l load) bool { return l.what == what }) {
+			call, amount := b.loops.of(what, b.threads)
+			all = append(all, load{what, call, amount})
+		}
+	}
+	for _, w := range works {
+		if w.MACs > 0 {
+			add(FMA)
+		}
+		add(w.Traffic)
+	}
+	return all
 }
 
 // fits tells whether there is memory, with a tenth to spare. Where nobody knows how much there is, everything fits that

@@ -87,7 +87,12 @@ func Run(ctx context.Context, o Options, r *Result, out, progress io.Writer) err
 	t := &table{out: out, progressTo: progress}
 	t.machine(r)
 	b := bench{cpu: options, threads: loops.Threads, budget: o.Budget, machine: r.Machine}
-	if err := b.limits(ctx, loops, r, t); err != nil {
+	if b.loops, err = openLoops(loops, bufferBytes(b.machine.AvailableMB)); err != nil {
+		return err
+	}
+	defer b.loops.free()
+	b.machine.AvailableMB = max(0, b.machine.AvailableMB-2*b.loops.bytes>>20)
+	if err := b.limits(ctx, r, t); err != nil {
 		return err
 	}
 	if len(o.Peers) > 0 {
@@ -103,14 +108,14 @@ func Run(ctx context.Context, o Options, r *Result, out, progress io.Writer) err
 }
 
 // limits measures the machine's limits.
-func (b *bench) limits(ctx context.Context, loops cpu.Limits, r *Result, t *table) error {
+func (b *bench) limits(ctx context.Context, r *Result, t *table) error {
 	threads := []int{1}
 	if b.threads > 1 {
 		threads = append(threads, b.threads)
 	}
 	t.progress("measuring the limits of the machine")
 	var err error
-	if r.Limits, err = measureLimits(ctx, loops, threads, bufferBytes(b.machine.AvailableMB), min(limitTime, b.budget)); err != nil {
+	if r.Limits, err = b.loops.measure(ctx, threads, min(limitTime, b.budget)); err != nil {
 		return err
 	}
 	b.all = limitsFor(r.Limits, b.threads)

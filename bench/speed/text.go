@@ -148,7 +148,7 @@ func (t *table) measured(r Row) {
 		binds += ", in cache"
 	}
 	ms := []string{digits(r.MS.Median), r.MS.extremes()}
-	tail := []string{digits(r.Bytes / 1e6), digits(r.GBs), digits(r.BoundMS), fmt.Sprintf("%.0f %%", 100*r.Share), binds, gain}
+	tail := []string{digits(r.Bytes / 1e6), digits(r.GBs), digits(r.BoundMS.Median), fmt.Sprintf("%.0f %%", 100*r.Share.Median), binds, gain}
 	tailColumns := []column{{"MB", 6}, {"GB/s", 6}, {"bound ms", 8}, {"share", 6}, {"binds", -15}, {"× 1 thread", -1}}
 	if r.Kind == Net {
 		t.begin("Networks, everything included", append([]column{
@@ -208,7 +208,8 @@ func (t *table) legend(cacheKB int64) {
 GFLOP/s counts 2·B·L·K·N operations forward and three times that with gradients, padding included, as others count;
 GMAC are the multiply-adds on real inputs, by which the bound goes. MB is what has to be read and written at least, GB/s
 that by the time. The bound is the longer of GMAC at the FMA peak and MB at the bandwidth, for networks summed over
-layers and optimiser; share is the bound by the median time; binds names the limit, or the one that takes most.
+layers and optimiser, by limits measured between the samples of the row; share is the median of the bound by the time,
+sample by sample; binds names the limit, or the one that takes most.
 `)
 	if cacheKB > 0 {
 		t.printf("in cache: weights and activations fit the last-level cache, so that the share may exceed 100 %%.\n")
