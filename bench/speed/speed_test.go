@@ -170,7 +170,7 @@ func TestRow(t *testing.T) {
 // Geometric means and the least, by kind, batch size, work and what binds; the speed-up over rows that have one.
 func TestSummary(t *testing.T) {
 	row := func(layer, what, binds string, share, ratio float64) Row {
-		r := Row{Key: Key{LC, layer, 64, what}, Threads: 2, Binds: binds, Share: share}
+		r := Row{Key: Key{LC, layer, 64, what}, Threads: 2, Binds: binds, Share: Spread{Median: share}}
 		if ratio > 0 {
 			r.OneThread = &Speedup{Ratio: Spread{Median: ratio}}
 		}

@@ -25,7 +25,7 @@ type ShareSummary struct {
 	What    string  `json:"what"`
 	Binds   string  `json:"binds"` // FMA or memory
 	Rows    int     `json:"rows"`
-	Mean    float64 `json:"geometric_mean"` // of the shares
+	Mean    float64 `json:"geometric_mean"` // of the median shares
 	Least   float64 `json:"least"`
 	LeastOf string  `json:"least_of"`
 }
@@ -58,8 +58,8 @@ func summarise(rows []Row) *Summary {
 		}
 	}
 	for _, g := range order {
-		mean, least := worst(members[g], func(r Row) float64 { return r.Share })
-		s.Shares = append(s.Shares, ShareSummary{g.kind, g.batch, g.what, g.binds, len(members[g]), mean, least.Share, least.Key.String()})
+		mean, least := worst(members[g], func(r Row) float64 { return r.Share.Median })
+		s.Shares = append(s.Shares, ShareSummary{g.kind, g.batch, g.what, g.binds, len(members[g]), mean, least.Share.Median, least.Key.String()})
 	}
 	if len(scaled) > 0 {
 		mean, least := worst(scaled, func(r Row) float64 { return r.OneThread.Ratio.Median })
