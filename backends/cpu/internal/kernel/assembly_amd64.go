@@ -26,7 +26,7 @@ func assembly() []*Kernels {
 	return versions
 }
 
-func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
+func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, ahead, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
@@ -42,17 +42,17 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n in
 			four := rows-t >= 4
 			switch {
 			case left >= 64 && four:
-				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
+				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
 			case left >= 64:
-				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
+				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
 			case left >= 32 && four:
-				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
+				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
 			case left >= 32:
-				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
+				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
 			case four:
-				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 16))
+				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, min(left, 16))
 			default:
-				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 16))
+				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, min(left, 16))
 			}
 			if four {
 				t += 4
@@ -71,7 +71,7 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, n in
 	}
 }
 
-func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
+func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, _, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {

@@ -56,7 +56,7 @@ func tilesFor(rows, step int) productTiles {
 }
 
 // productNEON goes through the rows of 16 images at a time, a line of the cache each.
-func productNEON(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
+func productNEON(y []float32, ldy int, x, w Operand, list *List, rows, step, _, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {

@@ -79,8 +79,9 @@ type Kernels struct {
 	thin int
 	// block is how many images are worked on at a time.
 	block int
-	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n.
-	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool)
+	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n. What lies
+	// ahead of the weights of four rows will be wanted next.
+	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, ahead, n int, keep bool)
 	// column is y[16b+j] += Σ_i x[list[i].x+b]·w[list[i].w+j] for b < images, j < lanes ≤ 16.
 	column func(y []float32, x, w Operand, list *List, lanes, images int)
 	// weightGradient is dw[list[i].w+j] = keep·dw + Σ_b x[list[i].x+b]·dy[j, b] for all i, j < n ≤ 16 of one tile,
@@ -101,6 +102,11 @@ func (l *Lists) of(first, n int) (list *List, width int) {
 	return &l.Part, n - first
 }
 
+// Weights come from memory while products are computed, which takes longer, if they are asked for early enough: forward,
+// those of the next tile, at the end those of the next location; for an input gradient, those of the next four input
+// channels.
+const nextRows = 4 * Tile
+
 // Forward sets y (n, b), the output channels of a location and group, to the products of a receptive field of k rows, or
 // adds them when keep is set. Offsets of w are relative to the weights of the location and group and count within a
 // tile. scratch has room for ThinScratchLen.
@@ -114,7 +120,7 @@ func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b in
 		at := Operand{x.Data, x.At + lo}
 		for first := 0; first < n; first += Tile {
 			list, width := lists.of(first, n)
-			k.product(y[first*b+lo:], b, at, Operand{w.Data, w.At + first*rows}, list, width, 1, hi-lo, keep)
+			k.product(y[first*b+lo:], b, at, Operand{w.Data, w.At + first*rows}, list, width, 1, rows*Tile, hi-lo, keep)
 		}
 	}
 }
@@ -167,11 +173,11 @@ func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n,
 		hi := min(lo+k.block, b)
 		at, keep := Operand{dy.Data, dy.At + lo}, keep
 		if len(lists.Full.Pairs) > 0 {
-			k.product(dx[lo:], b, at, w, &lists.Full, c, Tile, hi-lo, keep)
+			k.product(dx[lo:], b, at, w, &lists.Full, c, Tile, nextRows, hi-lo, keep)
 			keep = true
 		}
 		if len(lists.Part.Pairs) > 0 {
-			k.product(dx[lo:], b, at, w, &lists.Part, c, n%Tile, hi-lo, keep)
+			k.product(dx[lo:], b, at, w, &lists.Part, c, n%Tile, nextRows, hi-lo, keep)
 		}
 	}
 }

@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-64
+// func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-72
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -14,8 +14,9 @@ TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-64
 	MOVQ list+32(FP), SI
 	MOVQ n+40(FP), DI
 	MOVQ step+48(FP), R8
-	LEAQ (CX)(CX*2), R9
-	LEAQ (R8)(R8*2), R10
+	MOVQ ahead+64(FP), R9
+	LEAQ (CX)(CX*2), R10
+	LEAQ (R8)(R8*2), R11
 
 	// acc[t][v] is y[t*ldy + v*width ...]
 	VXORPS  Z0, Z0, Z0
@@ -34,8 +35,8 @@ TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-64
 	VXORPS  Z13, Z13, Z13
 	VXORPS  Z14, Z14, Z14
 	VXORPS  Z15, Z15, Z15
-	MOVQ    keep+56(FP), R11
-	CMPQ    R11, $0x00
+	MOVQ    keep+56(FP), R12
+	CMPQ    R12, $0x00
 	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
@@ -49,35 +50,40 @@ TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-64
 	VMOVUPS 64(AX)(CX*2), Z9
 	VMOVUPS 128(AX)(CX*2), Z10
 	VMOVUPS 192(AX)(CX*2), Z11
-	VMOVUPS (AX)(R9*1), Z12
-	VMOVUPS 64(AX)(R9*1), Z13
-	VMOVUPS 128(AX)(R9*1), Z14
-	VMOVUPS 192(AX)(R9*1), Z15
+	VMOVUPS (AX)(R10*1), Z12
+	VMOVUPS 64(AX)(R10*1), Z13
+	VMOVUPS 128(AX)(R10*1), Z14
+	VMOVUPS 192(AX)(R10*1), Z15
 
 loop:
-	MOVLQSX      (SI), R11
-	MOVLQSX      4(SI), R12
-	LEAQ         (BX)(R12*4), R12
-	VMOVUPS      (DX)(R11*4), Z16
-	VMOVUPS      64(DX)(R11*4), Z17
-	VMOVUPS      128(DX)(R11*4), Z18
-	VMOVUPS      192(DX)(R11*4), Z19
-	VBROADCASTSS (R12), Z20
+	MOVLQSX      (SI), R12
+	MOVLQSX      4(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS      (DX)(R12*4), Z16
+	VMOVUPS      64(DX)(R12*4), Z17
+	VMOVUPS      128(DX)(R12*4), Z18
+	VMOVUPS      192(DX)(R12*4), Z19
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)
+	PREFETCHT0   (R12)(R8*1)
+	PREFETCHT0   (R12)(R8*2)
+	PREFETCHT0   (R12)(R11*1)
+	VBROADCASTSS (R13), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R12)(R8*1), Z20
+	VBROADCASTSS (R13)(R8*1), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R12)(R8*2), Z20
+	VBROADCASTSS (R13)(R8*2), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R12)(R10*1), Z20
+	VBROADCASTSS (R13)(R11*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
@@ -97,16 +103,16 @@ loop:
 	VMOVUPS      Z9, 64(AX)(CX*2)
 	VMOVUPS      Z10, 128(AX)(CX*2)
 	VMOVUPS      Z11, 192(AX)(CX*2)
-	VMOVUPS      Z12, (AX)(R9*1)
-	VMOVUPS      Z13, 64(AX)(R9*1)
-	VMOVUPS      Z14, 128(AX)(R9*1)
-	VMOVUPS      Z15, 192(AX)(R9*1)
+	VMOVUPS      Z12, (AX)(R10*1)
+	VMOVUPS      Z13, 64(AX)(R10*1)
+	VMOVUPS      Z14, 128(AX)(R10*1)
+	VMOVUPS      Z15, 192(AX)(R10*1)
 	VZEROUPPER
 	RET
 
-// func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-64
+// func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-72
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -114,8 +120,9 @@ TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-64
 	MOVQ list+32(FP), SI
 	MOVQ n+40(FP), DI
 	MOVQ step+48(FP), R8
-	LEAQ (CX)(CX*2), R9
-	LEAQ (R8)(R8*2), R10
+	MOVQ ahead+64(FP), R9
+	LEAQ (CX)(CX*2), R10
+	LEAQ (R8)(R8*2), R11
 
 	// acc[t][v] is y[t*ldy + v*width ...]
 	VXORPS  Z0, Z0, Z0
@@ -126,8 +133,8 @@ TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-64
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
 	VXORPS  Z7, Z7, Z7
-	MOVQ    keep+56(FP), R11
-	CMPQ    R11, $0x00
+	MOVQ    keep+56(FP), R12
+	CMPQ    R12, $0x00
 	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
@@ -135,25 +142,30 @@ TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-64
 	VMOVUPS 64(AX)(CX*1), Z3
 	VMOVUPS (AX)(CX*2), Z4
 	VMOVUPS 64(AX)(CX*2), Z5
-	VMOVUPS (AX)(R9*1), Z6
-	VMOVUPS 64(AX)(R9*1), Z7
+	VMOVUPS (AX)(R10*1), Z6
+	VMOVUPS 64(AX)(R10*1), Z7
 
 loop:
-	MOVLQSX      (SI), R11
-	MOVLQSX      4(SI), R12
-	LEAQ         (BX)(R12*4), R12
-	VMOVUPS      (DX)(R11*4), Z8
-	VMOVUPS      64(DX)(R11*4), Z9
-	VBROADCASTSS (R12), Z10
+	MOVLQSX      (SI), R12
+	MOVLQSX      4(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS      (DX)(R12*4), Z8
+	VMOVUPS      64(DX)(R12*4), Z9
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)
+	PREFETCHT0   (R12)(R8*1)
+	PREFETCHT0   (R12)(R8*2)
+	PREFETCHT0   (R12)(R11*1)
+	VBROADCASTSS (R13), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS (R12)(R8*1), Z10
+	VBROADCASTSS (R13)(R8*1), Z10
 	VFMADD231PS  Z10, Z8, Z2
 	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS (R12)(R8*2), Z10
+	VBROADCASTSS (R13)(R8*2), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS (R12)(R10*1), Z10
+	VBROADCASTSS (R13)(R11*1), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
 	ADDQ         $0x08, SI
@@ -165,14 +177,14 @@ loop:
 	VMOVUPS      Z3, 64(AX)(CX*1)
 	VMOVUPS      Z4, (AX)(CX*2)
 	VMOVUPS      Z5, 64(AX)(CX*2)
-	VMOVUPS      Z6, (AX)(R9*1)
-	VMOVUPS      Z7, 64(AX)(R9*1)
+	VMOVUPS      Z6, (AX)(R10*1)
+	VMOVUPS      Z7, 64(AX)(R10*1)
 	VZEROUPPER
 	RET
 
-// func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-72
+// func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-80
 	MOVQ  y+0(FP), AX
 	MOVQ  ldy+8(FP), CX
 	MOVQ  x+16(FP), DX
@@ -180,38 +192,44 @@ TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-72
 	MOVQ  list+32(FP), SI
 	MOVQ  n+40(FP), DI
 	MOVQ  step+48(FP), R8
-	MOVQ  lanes+64(FP), R9
-	MOVQ  $-1, R10
-	BZHIQ R9, R10, R10
-	KMOVW R10, K1
-	LEAQ  (CX)(CX*2), R9
-	LEAQ  (R8)(R8*2), R10
+	MOVQ  ahead+64(FP), R9
+	MOVQ  lanes+72(FP), R10
+	MOVQ  $-1, R11
+	BZHIQ R10, R11, R11
+	KMOVW R11, K1
+	LEAQ  (CX)(CX*2), R10
+	LEAQ  (R8)(R8*2), R11
 
 	// acc[t][v] is y[t*ldy + v*width ...]
 	VXORPS    Z0, Z0, Z0
 	VXORPS    Z1, Z1, Z1
 	VXORPS    Z2, Z2, Z2
 	VXORPS    Z3, Z3, Z3
-	MOVQ      keep+56(FP), R11
-	CMPQ      R11, $0x00
+	MOVQ      keep+56(FP), R12
+	CMPQ      R12, $0x00
 	JE        loop
 	VMOVUPS.Z (AX), K1, Z0
 	VMOVUPS.Z (AX)(CX*1), K1, Z1
 	VMOVUPS.Z (AX)(CX*2), K1, Z2
-	VMOVUPS.Z (AX)(R9*1), K1, Z3
+	VMOVUPS.Z (AX)(R10*1), K1, Z3
 
 loop:
-	MOVLQSX      (SI), R11
-	MOVLQSX      4(SI), R12
-	LEAQ         (BX)(R12*4), R12
-	VMOVUPS.Z    (DX)(R11*4), K1, Z4
-	VBROADCASTSS (R12), Z5
+	MOVLQSX      (SI), R12
+	MOVLQSX      4(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS.Z    (DX)(R12*4), K1, Z4
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)
+	PREFETCHT0   (R12)(R8*1)
+	PREFETCHT0   (R12)(R8*2)
+	PREFETCHT0   (R12)(R11*1)
+	VBROADCASTSS (R13), Z5
 	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS (R12)(R8*1), Z5
+	VBROADCASTSS (R13)(R8*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS (R12)(R8*2), Z5
+	VBROADCASTSS (R13)(R8*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R12)(R10*1), Z5
+	VBROADCASTSS (R13)(R11*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
 	ADDQ         $0x08, SI
 	DECQ         DI
@@ -219,13 +237,13 @@ loop:
 	VMOVUPS      Z0, K1, (AX)
 	VMOVUPS      Z1, K1, (AX)(CX*1)
 	VMOVUPS      Z2, K1, (AX)(CX*2)
-	VMOVUPS      Z3, K1, (AX)(R9*1)
+	VMOVUPS      Z3, K1, (AX)(R10*1)
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-64
+// func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-72
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -233,14 +251,15 @@ TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-64
 	MOVQ list+32(FP), BX
 	MOVQ n+40(FP), SI
 	MOVQ step+48(FP), DI
+	MOVQ ahead+64(FP), DI
 
 	// acc[t][v] is y[t*ldy + v*width ...]
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
-	MOVQ    keep+56(FP), DI
-	CMPQ    DI, $0x00
+	MOVQ    keep+56(FP), R8
+	CMPQ    R8, $0x00
 	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
@@ -248,14 +267,16 @@ TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-64
 	VMOVUPS 192(AX), Z3
 
 loop:
-	MOVLQSX      (BX), DI
-	MOVLQSX      4(BX), R8
-	LEAQ         (DX)(R8*4), R8
-	VMOVUPS      (CX)(DI*4), Z4
-	VMOVUPS      64(CX)(DI*4), Z5
-	VMOVUPS      128(CX)(DI*4), Z6
-	VMOVUPS      192(CX)(DI*4), Z7
-	VBROADCASTSS (R8), Z8
+	MOVLQSX      (BX), R8
+	MOVLQSX      4(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS      (CX)(R8*4), Z4
+	VMOVUPS      64(CX)(R8*4), Z5
+	VMOVUPS      128(CX)(R8*4), Z6
+	VMOVUPS      192(CX)(R8*4), Z7
+	LEAQ         (R9)(DI*1), R8
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R9), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
@@ -270,9 +291,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-64
+// func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-72
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -280,23 +301,26 @@ TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-64
 	MOVQ list+32(FP), BX
 	MOVQ n+40(FP), SI
 	MOVQ step+48(FP), DI
+	MOVQ ahead+64(FP), DI
 
 	// acc[t][v] is y[t*ldy + v*width ...]
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
-	MOVQ    keep+56(FP), DI
-	CMPQ    DI, $0x00
+	MOVQ    keep+56(FP), R8
+	CMPQ    R8, $0x00
 	JE      loop
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 
 loop:
-	MOVLQSX      (BX), DI
-	MOVLQSX      4(BX), R8
-	LEAQ         (DX)(R8*4), R8
-	VMOVUPS      (CX)(DI*4), Z2
-	VMOVUPS      64(CX)(DI*4), Z3
-	VBROADCASTSS (R8), Z4
+	MOVLQSX      (BX), R8
+	MOVLQSX      4(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS      (CX)(R8*4), Z2
+	VMOVUPS      64(CX)(R8*4), Z3
+	LEAQ         (R9)(DI*1), R8
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z2, Z0
 	VFMADD231PS  Z4, Z3, Z1
 	ADDQ         $0x08, BX
@@ -307,9 +331,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-72
+// func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-80
 	MOVQ  y+0(FP), AX
 	MOVQ  ldy+8(FP), CX
 	MOVQ  x+16(FP), CX
@@ -317,24 +341,27 @@ TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-72
 	MOVQ  list+32(FP), BX
 	MOVQ  n+40(FP), SI
 	MOVQ  step+48(FP), DI
-	MOVQ  lanes+64(FP), DI
-	MOVQ  $-1, R8
-	BZHIQ DI, R8, R8
-	KMOVW R8, K1
+	MOVQ  ahead+64(FP), DI
+	MOVQ  lanes+72(FP), R8
+	MOVQ  $-1, R9
+	BZHIQ R8, R9, R9
+	KMOVW R9, K1
 
 	// acc[t][v] is y[t*ldy + v*width ...]
 	VXORPS    Z0, Z0, Z0
-	MOVQ      keep+56(FP), DI
-	CMPQ      DI, $0x00
+	MOVQ      keep+56(FP), R8
+	CMPQ      R8, $0x00
 	JE        loop
 	VMOVUPS.Z (AX), K1, Z0
 
 loop:
-	MOVLQSX      (BX), DI
-	MOVLQSX      4(BX), R8
-	LEAQ         (DX)(R8*4), R8
-	VMOVUPS.Z    (CX)(DI*4), K1, Z1
-	VBROADCASTSS (R8), Z2
+	MOVLQSX      (BX), R8
+	MOVLQSX      4(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS.Z    (CX)(R8*4), K1, Z1
+	LEAQ         (R9)(DI*1), R8
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R9), Z2
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         $0x08, BX
 	DECQ         SI

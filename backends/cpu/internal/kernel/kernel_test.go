@@ -436,7 +436,7 @@ func product(r *trial, k *Kernels, rows, n, terms, step, gap int, keep bool) {
 		}
 	}
 	list := NewList(pairs)
-	r.run(func() { k.product(y, ldy, x, w, &list, rows, step, n, keep) })
+	r.run(func() { k.product(y, ldy, x, w, &list, rows, step, terms*Tile, n, keep) })
 	for t := range rows {
 		lo, hi := t*ldy, t*ldy+n
 		compare(r, "y", y[lo:hi], want.value[lo:hi], func(i int) float64 { return want.bound(lo + i) })

@@ -9,7 +9,7 @@ func portable() *Kernels {
 	}
 }
 
-func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step, n int, keep bool) {
+func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step, _, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	clearRows(y, ldy, rows, n, keep)
 	row := func(p Pair) []float32 {

@@ -4,35 +4,35 @@
 
 package kernel
 
-// productAVX512x4x4 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 64; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX512x4x4 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 64; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
 
-// productAVX512x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 32; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX512x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 32; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
 
-// productAVX512x4x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 16; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX512x4x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 16; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
+func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
 
-// productAVX512x1x4 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 64; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX512x1x4 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 64; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
 
-// productAVX512x1x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 32; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX512x1x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 32; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
 
-// productAVX512x1x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 16; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX512x1x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 16; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
+func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
 
 // productAVX2x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 16; n > 0, keep 0 or 1; ldy and step in bytes.
 //
