@@ -573,7 +573,7 @@ loop:
 	RET
 
 // func weightGradientAVX512x1(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·weightGradientAVX512x1(SB), NOSPLIT, $0-56
 	MOVQ    x+8(FP), AX
 	MOVQ    list+16(FP), CX
@@ -595,15 +595,42 @@ TEXT ·weightGradientAVX512x1(SB), NOSPLIT, $0-56
 	LEAQ    (AX)(R12*4), R12
 	MOVLQSX 56(CX), R13
 	LEAQ    (AX)(R13*4), R13
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	XORQ    AX, AX
+
+	// The rows to write are on their way while their sums are computed.
+	MOVQ       dw+0(FP), AX
+	MOVLQSX    4(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    12(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    20(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    28(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    36(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    44(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    52(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVLQSX    60(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z1, Z1, Z1
+	VXORPS     Z2, Z2, Z2
+	VXORPS     Z3, Z3, Z3
+	VXORPS     Z4, Z4, Z4
+	VXORPS     Z5, Z5, Z5
+	VXORPS     Z6, Z6, Z6
+	VXORPS     Z7, Z7, Z7
+	XORQ       AX, AX
 
 loop:
 	VMOVUPS          (DX), Z8
@@ -691,8 +718,8 @@ write:
 	RET
 
 // func weightGradientAVX512x2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, dyTile int, dwTile int)
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·weightGradientAVX512x2(SB), NOSPLIT, $0-64
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·weightGradientAVX512x2(SB), NOSPLIT, $8-64
 	MOVQ    x+8(FP), AX
 	MOVQ    list+16(FP), CX
 	MOVQ    dy+24(FP), DX
@@ -714,23 +741,66 @@ TEXT ·weightGradientAVX512x2(SB), NOSPLIT, $0-64
 	LEAQ    (AX)(R13*4), R13
 	MOVLQSX 56(CX), R14
 	LEAQ    (AX)(R14*4), R14
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
-	VXORPS  Z13, Z13, Z13
-	VXORPS  Z14, Z14, Z14
-	VXORPS  Z15, Z15, Z15
-	XORQ    AX, AX
+
+	// The rows to write are on their way while their sums are computed.
+	MOVQ       dw+0(FP), AX
+	MOVLQSX    4(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    12(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    20(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    28(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    36(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    44(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    52(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), BP
+	PREFETCHT0 (R15)(BP*1)
+	MOVLQSX    60(CX), R15
+	LEAQ       (AX)(R15*4), R15
+	PREFETCHT0 (R15)
+	MOVQ       dwTile+56(FP), AX
+	PREFETCHT0 (R15)(AX*1)
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z1, Z1, Z1
+	VXORPS     Z2, Z2, Z2
+	VXORPS     Z3, Z3, Z3
+	VXORPS     Z4, Z4, Z4
+	VXORPS     Z5, Z5, Z5
+	VXORPS     Z6, Z6, Z6
+	VXORPS     Z7, Z7, Z7
+	VXORPS     Z8, Z8, Z8
+	VXORPS     Z9, Z9, Z9
+	VXORPS     Z10, Z10, Z10
+	VXORPS     Z11, Z11, Z11
+	VXORPS     Z12, Z12, Z12
+	VXORPS     Z13, Z13, Z13
+	VXORPS     Z14, Z14, Z14
+	VXORPS     Z15, Z15, Z15
+	XORQ       AX, AX
 
 loop:
 	VMOVUPS      (DX), Z16

@@ -252,6 +252,17 @@ func weightGradient512(tiles int) {
 		MOVLQSX(Mem{Base: list, Disp: 8 * i}, px[i])
 		LEAQ(Mem{Base: x, Index: px[i], Scale: 4}, px[i])
 	}
+	Comment("The rows to write are on their way while their sums are computed.")
+	to, row := arg("dw"), GP64()
+	for i := range px {
+		MOVLQSX(Mem{Base: list, Disp: 8*i + 4}, row)
+		LEAQ(Mem{Base: to, Index: row, Scale: 4}, row)
+		PREFETCHT0(Mem{Base: row})
+		if tiles == 2 {
+			further := arg("dwTile")
+			PREFETCHT0(Mem{Base: row, Index: further, Scale: 1})
+		}
+	}
 	var acc [8][]VecVirtual
 	for i := range acc {
 		for range tiles {
