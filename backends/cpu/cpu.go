@@ -95,7 +95,7 @@ func (b backend) Caps() core.Caps {
 }
 
 // rules are the sleep rules that the backend runs.
-func rules() []string { return []string{sleep.Observe{}.Kind(), sleep.Instant{}.Kind()} }
+func rules() []string { return sleep.Kinds() }
 
 func (backend) Close() error { return nil }
 

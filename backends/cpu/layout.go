@@ -26,6 +26,12 @@ func (f filters) index(position, g, tap, c, n int) int {
 	return position*f.size() + g*f.block() + first*f.rows() + (tap*f.cin+c)*width + n - first
 }
 
+// width is that of the tile of a channel, counted over all groups.
+func (f filters) width(channel int) int {
+	n := channel % f.cout
+	return min(kernel.Tile, f.cout-n/kernel.Tile*kernel.Tile)
+}
+
 // neuron is the inverse of index: the position and the channel, counted over all groups, of the weight at a place here.
 func (f filters) neuron(at int) (position, channel int) {
 	position, at = at/f.size(), at%f.size()

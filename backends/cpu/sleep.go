@@ -12,8 +12,10 @@ import (
 type sleeper struct {
 	*engine
 	layer  sleep.Layer
-	params []*param   // weight and perhaps bias, (position, element)
-	tables []*columns // by worker
+	params []*param    // weight and perhaps bias, (position, element)
+	tables []*columns  // by worker
+	means  [][]float64 // of a grid before it sleeps, by parameter and element of a position
+	maps   *mapper     // of the phase, made when a task needs it
 }
 
 func newSleeper(e *engine, l sleep.Layer) *sleeper {
@@ -94,11 +96,26 @@ func (s *sleeper) NonFinite() (position, channel int, found bool) {
 }
 
 func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64) {
-	g := t.Grid
-	if len(g.Positions) < 2 {
-		return kept, 0
+	if len(t.Positions) < 2 {
+		return kept, 0 // nobody to share with
 	}
-	_ = t.Rule.(sleep.Instant) // the only rule of rules() that changes weights
+	if _, ok := t.Rule.(sleep.Instant); ok {
+		return s.instant(t.Grid)
+	}
+	switch t.Execution {
+	case sleep.DenseMap, sleep.Factored:
+		if s.maps == nil {
+			s.maps = newMapper(s, t)
+		}
+		bytes = s.maps.run(t)
+	default:
+		s.before(t.Grid)
+		bytes = s.byGroup(t)
+	}
+	return s.kept(t.Grid), bytes
+}
+
+func (s *sleeper) instant(g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
 	for _, p := range s.params {
 		parts := make([]kernel.Kept, s.elements(p)/leastBlock+1)
 		blocks := s.eachBlock(p, g.Positions, func(block int, c *columns) { c.share(g.Positions, &parts[block]) })
@@ -182,6 +199,16 @@ func (c *columns) moments(positions []int, f func(mean, variance float64)) {
 // share sets each element to its mean over the positions, computed in float64 and rounded once. Equal weights stay as
 // they are: the sum of up to 2^29 of them is exact.
 func (c *columns) share(positions []int, kept *kernel.Kept) {
+	sums := c.sums(positions)
+	first := c.row(positions[0])
+	c.kernels.Means(first, sums, float64(len(positions)), kept)
+	for _, p := range positions[1:] {
+		copy(c.row(p), first)
+	}
+}
+
+// sums adds up each element over the positions.
+func (c *columns) sums(positions []int) []float64 {
 	sums, _ := c.cleared()
 	for i := 0; i < len(positions); {
 		run := evenly(positions[i:])
@@ -193,11 +220,7 @@ func (c *columns) share(positions []int, kept *kernel.Kept) {
 		c.kernels.AddRows(sums, c.value[from:], apart*c.stride, run)
 		i += run
 	}
-	first := c.row(positions[0])
-	c.kernels.Means(first, sums, float64(len(positions)), kept)
-	for _, p := range positions[1:] {
-		copy(c.row(p), first)
-	}
+	return sums
 }
 
 // evenly is how many of the first positions are at one distance from each other: those in a row of the map.

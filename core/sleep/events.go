@@ -383,6 +383,12 @@ func (t *Task) Maps(g int) (deviation, mean Map) {
 	return t.maps[g][0], t.maps[g][1]
 }
 
+// TileMaps are the maps of channel group g as all grids of the layer share them: what a grid's Maps call weight j they
+// call weight Layer.Seen[j]. They are for reading only.
+func (t *Task) TileMaps(g int) (deviation, mean Map) {
+	return t.plan.maps[g][0], t.plan.maps[g][1]
+}
+
 // set is what the neurons of channel group g see, (T·B, M).
 func (t *Task) set(g int) []float64 {
 	if t.sets == nil {

@@ -27,7 +27,7 @@ func assembly() []*Kernels {
 		return nil
 	}
 	return []*Kernels{{
-		Name: "neon", thin: 3, block: 64,
+		Name: "neon", thin: 3, block: 64, byRows: true,
 		product: productNEON, column: columnNEON, weightGradient: weightGradientNEON,
 		Pointwise: pointwiseNEON(),
 	}}

@@ -79,6 +79,8 @@ type Kernels struct {
 	thin int
 	// block is how many images are worked on at a time.
 	block int
+	// byRows says that Times goes by products, else by columns.
+	byRows bool
 	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n. What lies
 	// ahead of the weights of four rows will be wanted next.
 	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, ahead, n int, keep bool)
@@ -193,6 +195,54 @@ func (k *Kernels) WeightGradient(dw, x Operand, lists *Lists, dy []float32, rows
 	if n > full {
 		at := Operand{dw.Data, dw.At + full*rows}
 		k.weightGradient(at, x, &lists.Part, dy[full*b:n*b], n-full, b, 0, keep, scratch)
+	}
+}
+
+// panel is the number of rows of a Matrix that lie together: those that the assembly works on at a time.
+const panel = 8
+
+// Matrix is a matrix to multiply tiles with, (rows, columns), in panels of 8 rows: (panels, columns, 8), behind its rows
+// zeros.
+type Matrix struct {
+	Rows, Columns int
+	data          []float32
+	list          List // for columns, or for products by rows
+}
+
+// PaddedRows is the number of rows of a tile that Times writes.
+func PaddedRows(rows int) int { return (rows + panel - 1) / panel * panel }
+
+// Matrix makes a matrix whose element (row, column) is at(row, column).
+func (k *Kernels) Matrix(rows, columns int, at func(row, column int) float64) Matrix {
+	m := Matrix{Rows: rows, Columns: columns, data: make([]float32, PaddedRows(rows)*columns)}
+	for i := range rows {
+		for j := range columns {
+			m.data[i/panel*panel*columns+j*panel+i%panel] = float32(at(i, j))
+		}
+	}
+	pairs := make([]Pair, columns)
+	for j := range pairs {
+		pairs[j] = Pair{int32(j * panel), int32(j * Tile)}
+		if k.byRows {
+			pairs[j] = Pair{int32(j * Tile), int32(j * panel)}
+		}
+	}
+	m.list = NewList(pairs)
+	return m
+}
+
+// Times adds to y (PaddedRows, Tile) the product of a matrix and a tile x (columns, Tile), in the first lanes of 16.
+func (k *Kernels) Times(y []float32, m *Matrix, x []float32, lanes int) {
+	if m.Columns == 0 {
+		return
+	}
+	for at := 0; at < len(m.data); at += panel * m.Columns {
+		to := y[at/m.Columns*Tile:][:panel*Tile]
+		if k.byRows {
+			k.product(to, Tile, Operand{x, 0}, Operand{m.data, at}, &m.list, panel, 1, panel*m.Columns, lanes, true)
+		} else {
+			k.column(to, Operand{m.data, at}, Operand{x, 0}, &m.list, lanes, panel)
+		}
 	}
 }
 
