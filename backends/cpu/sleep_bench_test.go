@@ -1,0 +1,70 @@
+package cpu_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"hypnos/backends/cpu"
+	"hypnos/core"
+	"hypnos/core/net"
+	"hypnos/core/optim"
+	"hypnos/core/sleep"
+)
+
+// BenchmarkSleep is a sleep of all layers of ResNet20-LC, by Eq. 4 with 100 events a grid, one pattern an event, and
+// instant, beside one training step of batch 512 with AdamW, in alternation: all their times and what part of a step each
+// takes. Everything counts, the drawing of patterns and the making of maps included.
+func BenchmarkSleep(b *testing.B) {
+	const batch = 512
+	n, err := net.ByName("resnet20-lc", net.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	backend, err := cpu.Open(cpu.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer backend.Close()
+	e, err := backend.Compile(n, core.Options{MaxBatch: batch, Train: true, Optimizer: optim.Default(optim.AdamW, 1e-2)})
+	if err != nil {
+		b.Skipf("no engine here: %v", err)
+	}
+	defer e.Close()
+	p, err := n.Init(net.InitOptions{Seed: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := e.Load(p); err != nil {
+		b.Fatal(err)
+	}
+	x := core.Batch{N: batch, Pixels: make([]float32, batch*n.Input().Len())}
+	for i := range x.Pixels {
+		x.Pixels[i] = float32(i%17)/8 - 1
+	}
+	labels := make(core.Labels, batch)
+	asleep := func(s sleep.Stream) func() error {
+		return func() error { _, err := e.Sleep(context.Background(), s); return err }
+	}
+	works := []func() error{
+		func() error { _, err := e.Wake(context.Background(), x, labels, 1e-3); return err },
+		asleep(sleep.Stream{Rule: sleep.Hebbian{Gamma: 1e-3, Batch: 1}, Events: 100, Seed: 1}),
+		asleep(sleep.Stream{Rule: sleep.Instant{}}),
+	}
+	var took [3]time.Duration
+	for b.Loop() {
+		for i, work := range works {
+			begin := time.Now()
+			if err := work(); err != nil {
+				b.Fatal(err)
+			}
+			took[i] += time.Since(begin)
+		}
+	}
+	ms := func(i int) float64 { return float64(took[i].Microseconds()) / 1e3 / float64(b.N) }
+	b.ReportMetric(ms(0), "step-ms")
+	b.ReportMetric(ms(1), "hebbian-ms")
+	b.ReportMetric(ms(2), "instant-ms")
+	b.ReportMetric(100*ms(1)/ms(0), "hebbian-%-of-step")
+	b.ReportMetric(100*ms(2)/ms(0), "instant-%-of-step")
+}
