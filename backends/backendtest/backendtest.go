@@ -49,6 +49,7 @@ func Run(t *testing.T, c Config) {
 	t.Run("BroadcastLearns", c.broadcastLearns)
 	t.Run("InstantSleep", c.instantSleep)
 	t.Run("PlasticSleep", c.plasticSleep)
+	t.Run("PlasticSleepSameBits", c.plasticSameBits)
 	t.Run("SleepRefusals", c.sleepRefusals)
 	t.Run("SleepIsInterruptible", c.sleepIsInterruptible)
 	t.Run("Refusals", c.refusals)

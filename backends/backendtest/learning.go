@@ -461,7 +461,11 @@ func (c Config) interruptions(t *testing.T, stream sleep.Stream) (interrupted in
 		t.Fatal(err)
 	}
 	want, before := snapshot(t, whole), snapshot(t, compile(t, c.open(t), n, core.Options{MaxBatch: 1}, p))
-	for stop := 0; ; stop += 7 {
+	old, done := map[string][]float64{}, map[string][]float64{}
+	for _, q := range n.Params() {
+		old[q.Name], done[q.Name] = values(t, before, q.Name), values(t, want, q.Name)
+	}
+	for stop := 0; ; stop += 11 {
 		e := compile(t, c.open(t), n, core.Options{MaxBatch: 1}, p)
 		report, err := e.Sleep(&countdown{context.Background(), stop}, stream)
 		if err == nil {
@@ -471,8 +475,9 @@ func (c Config) interruptions(t *testing.T, stream sleep.Stream) (interrupted in
 			t.Fatalf("interrupted at %d: error %v, report %+v", stop, err, report)
 		}
 		interrupted++
+		saved := snapshot(t, e)
 		for _, q := range n.Params() {
-			now, old, done := values(t, snapshot(t, e), q.Name), values(t, before, q.Name), values(t, want, q.Name)
+			now, old, done := values(t, saved, q.Name), old[q.Name], done[q.Name]
 			for i := range now {
 				if now[i] != old[i] && now[i] != done[i] {
 					t.Fatalf("interrupted at %d: %s[%d] is neither as before nor finished", stop, q.Name, i)

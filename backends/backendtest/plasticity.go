@@ -11,6 +11,7 @@ import (
 
 	"hypnos/backends/ref"
 	"hypnos/core"
+	"hypnos/core/model"
 	"hypnos/core/net"
 	"hypnos/core/sleep"
 )
@@ -40,6 +41,13 @@ func (c Config) plasticStreams(t *testing.T) []sleep.Stream {
 // A run of R patterns changes a neuron of M inputs R times by M products each, taken up in sums of M; no error
 // grows, the rates being below their bounds. So it is off by at most γ(4MR) of the largest weight; the circuit
 // takes S steps a pattern. A factor of 2 is for the reference's own errors.
+//
+// A map's numbers round once, and its products are sums of M terms and, factored as XᵀY, of R more: with L the largest
+// weight, so that deviations are below 2L, it is off by γ(M+R+4) Σ_q |x_q| Σ_j |y_qj| 2L. A pattern shown moves a
+// deviation along x_q by at most twice what its response was (rates below their bounds do not overshoot by more), and
+// the response is a form in the start with a norm of |x_q| at most: |x_q|² |y_q| ≤ 2 |x_q|, and Σ_j |y_qj| ≤ √M |y_q|. The
+// largest of M normal numbers is below 5 |x_q|/√M here (of one-hot patterns it is √M times that, but they have one term
+// instead of M); so the sum over R patterns is below 10R, and the error below 20R γ(M+R+4) L.
 func (c Config) plasticSleep(t *testing.T) {
 	streams := c.plasticStreams(t)
 	if len(streams) == 0 {
@@ -70,6 +78,10 @@ func (c Config) plasticSleep(t *testing.T) {
 						steps = 30
 					}
 					bound := c.gamma(int(4*steps) * l.Inputs() * s.Events)
+					if e := report.Layers[i].Execution; e == sleep.DenseMap || e == sleep.Factored {
+						shown := 2 * s.Events // R, at most
+						bound = max(bound, float64(20*shown)/2*c.gamma(l.Inputs()+shown+4))
+					}
 					for _, q := range n.Nodes[l.Node].Params {
 						before, after := values(t, p, q.Name), values(t, got, q.Name)
 						largest := 0.0
@@ -93,6 +105,44 @@ func (c Config) plasticSleep(t *testing.T) {
 	}
 	if compared < len(streams)*4*len(sleep.Layers(n)) || alone == 0 {
 		t.Errorf("%d parameters compared, %d resting neurons", compared, alone)
+	}
+}
+
+// plasticSameBits: every rule with events, by every execution, gives the same bits each time and in every configuration
+// that the backend says is the same.
+func (c Config) plasticSameBits(t *testing.T) {
+	streams := c.plasticStreams(t)
+	if len(streams) == 0 {
+		t.Skip("the backend lists no rule with events")
+	}
+	n := sleepNet(t)
+	p := randomParams(n, 1)
+	openers := map[string]func() (core.Backend, error){"again": c.Open}
+	for name, f := range c.Same {
+		openers[name] = f
+	}
+	compared := 0
+	for _, s := range streams {
+		run := func(f func() (core.Backend, error)) (*model.Params, sleep.LayerReport) {
+			e := compile(t, open(t, f), n, core.Options{MaxBatch: 1}, p)
+			r, err := e.Sleep(context.Background(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return snapshot(t, e), r.Layers[0]
+		}
+		want, report := run(c.Open)
+		for name, f := range openers {
+			got, r := run(f)
+			sameParams(t, got, want)
+			if r.Mean != report.Mean {
+				t.Errorf("%s by %s, %s: means kept to %+v, want %+v", s.Rule.Kind(), s.Execution, name, r.Mean, report.Mean)
+			}
+			compared++
+		}
+	}
+	if compared != len(streams)*len(openers) {
+		t.Errorf("%d runs compared", compared)
 	}
 }
 

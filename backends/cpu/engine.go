@@ -411,6 +411,7 @@ func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error
 		Open:  func(l sleep.Layer) sleep.Runner { return newSleeper(e, l) },
 		Param: e.parameter,
 		Word:  4,
+		Each:  func(n int, f func(lo, hi int)) { e.pool.Run(n, func(_, lo, hi int) { f(lo, hi) }) },
 	})
 }
 

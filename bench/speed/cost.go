@@ -1,6 +1,9 @@
 package speed
 
-import "hypnos/core/net"
+import (
+	"hypnos/core/net"
+	"hypnos/core/sleep"
+)
 
 // Work is a piece of work that a machine does at one of its limits, whichever binds.
 //
@@ -11,7 +14,7 @@ import "hypnos/core/net"
 //	bytes, forward     weights and input are read, output is written, each once
 //	bytes, backward    weights, input and output gradient are read, weight and input gradient are written, each once
 //	AdamW              4 numbers of 4 bytes are read and 3 are written for each parameter
-//	instant sleep      each weight is read once and written once
+//	sleep              each weight is read once and written once; by Eq. 4 see hebbianSleep
 //
 // So bytes are what an engine moves at least when it does one layer after the other and caches keep nothing between
 // passes. Batch norm, rectifiers and sums are not counted: they can be done while a layer's output is there.
@@ -116,6 +119,21 @@ func (l layer) both(batch int) Work {
 // adamW is the optimiser's step.
 func adamW(n *net.Network) Work {
 	return Work{Bytes: 7 * float32Bytes * float64(n.Summary().Params), Traffic: Scale}
+}
+
+// sleepEvents is how many events a grid a Hebbian sleep has, one pattern each.
+const sleepEvents = 100
+
+// hebbianSleep is the sleep of all locally connected layers by Eq. 4: for each neuron of M inputs the cheaper of a map's
+// M² multiply-adds and 2RM by its factors, R patterns. Making the maps, which no neuron's weight enters, is not counted.
+func hebbianSleep(n *net.Network) Work {
+	w := instantSleep(n)
+	for _, l := range sleep.Layers(n) {
+		m := float64(l.Inputs())
+		w.MACs += float64(l.Out.Len()) * min(m*m, 2*sleepEvents*m)
+	}
+	w.FLOP = 2 * w.MACs
+	return w
 }
 
 // instantSleep is the sleep of all locally connected layers.

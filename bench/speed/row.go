@@ -29,6 +29,14 @@ type Row struct {
 	Share      Spread   `json:"share"`                // sample by sample
 	InCache    bool     `json:"fits_cache,omitempty"` // memory binds by the figures, but what is touched fits the last-level cache
 	OneThread  *Speedup `json:"one_thread,omitempty"`
+	OfStep     *OfStep  `json:"of_step,omitempty"`
+}
+
+// OfStep compares a Hebbian and an instant sleep with a training step, all three measured in alternation.
+type OfStep struct {
+	StepMS  Spread `json:"step_ms"`
+	Ratio   Spread `json:"ratio"`         // Hebbian sleep / step, pair by pair
+	Instant Spread `json:"instant_ratio"` // instant sleep / step
 }
 
 // Speedup compares with one thread, measured in alternation.
@@ -57,7 +65,7 @@ func newRow(s *subject, k Key, threads int, seconds []float64, around []limits, 
 		BoundMS: spreadOf(bounds).times(1e3), Binds: binds, Share: spreadOf(ratios(bounds, seconds)),
 		InCache: binds != FMA && k.footprint(s.net) < float64(cacheKB)*1024,
 	}
-	if s.kind == Net {
+	if s.kind == Net && k.What != Hebbian {
 		r.ImagesPerS = float64(k.Batch) / t.Median
 	}
 	return r
@@ -82,7 +90,7 @@ const speedupBatch = 64
 
 // scales tells whether a row is to be compared with one thread.
 func (b *bench) scales(s *subject, k Key) bool {
-	if b.threads == 1 || k.Batch != speedupBatch {
+	if b.threads == 1 || k.Batch != speedupBatch || k.What == Hebbian {
 		return false
 	}
 	_, binds := bound(k.works(s.net), b.all)
@@ -145,6 +153,15 @@ func (b *bench) row(ctx context.Context, s *subject, k Key, engines []*engine, f
 		}
 		works = append(works, work)
 	}
+	if k.What == Hebbian {
+		for _, other := range []Key{{k.Kind, k.Layer, k.Batch, TrainStep}, {k.Kind, k.Layer, 0, Sleep}} {
+			work, err := engines[0].prepare(ctx, other)
+			if err != nil {
+				return Row{}, err
+			}
+			works = append(works, work)
+		}
+	}
 	n := len(works)
 	var loads []load
 	if full {
@@ -170,6 +187,9 @@ func (b *bench) row(ctx context.Context, s *subject, k Key, engines []*engine, f
 		}
 	}
 	r := newRow(s, k, b.threads, times[0], around, b.machine.CacheKB)
+	if k.What == Hebbian {
+		r.OfStep = &OfStep{spreadOf(times[1]).times(1e3), spreadOf(ratios(times[0], times[1])), spreadOf(ratios(times[2], times[1]))}
+	}
 	if len(engines) == 2 {
 		r.OneThread = &Speedup{MS: spreadOf(times[1]).times(1e3), Ratio: spreadOf(ratios(times[1], times[0]))}
 	}

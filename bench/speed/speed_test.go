@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hypnos/core/sleep"
 )
 
 // near tells whether two results of a few float64 operations agree: 16 roundings of 2^-53 each.
@@ -120,6 +122,17 @@ func TestNetworkCost(t *testing.T) {
 	if got, want := (Key{Net, "r20lc", 0, Sleep}).works(n)[0], (Work{Bytes: 8 * float64(sum.Weights), Traffic: Copy}); got != want {
 		t.Errorf("sleep is %+v, want %+v", got, want)
 	}
+	hebbian := 0.0
+	for _, l := range sleep.Layers(n) { // without biases; a map costs K² and its factors of 100 patterns 200 K
+		each := 200.0
+		if l.K < 200 {
+			each = float64(l.K)
+		}
+		hebbian += each * float64(l.Out.Len()*l.K)
+	}
+	if got := (Key{Net, "r20lc", 512, Hebbian}).works(n)[0]; got.MACs != hebbian || hebbian == 0 || got.Bytes != 8*float64(sum.Weights) {
+		t.Errorf("Hebbian sleep is %+v, want %v multiply-adds", got, hebbian)
+	}
 	if got, want := (Key{Net, "r20lc", 0, AdamStep}).works(n)[0], (Work{Bytes: 28 * float64(sum.Params), Traffic: Scale}); got != want {
 		t.Errorf("AdamW is %+v, want %+v", got, want)
 	}
@@ -216,7 +229,7 @@ func TestSummary(t *testing.T) {
 func TestDefaultKeys(t *testing.T) {
 	shapes := mustShapes(t)
 	keys := defaultKeys(shapes, nil)
-	if want := 2*7*3*2 + 8 + 3; len(keys) != want {
+	if want := 2*7*3*2 + 9 + 3; len(keys) != want {
 		t.Fatalf("%d rows, want %d", len(keys), want)
 	}
 	keys = slices.DeleteFunc(keys, func(k Key) bool {
@@ -243,7 +256,7 @@ func TestDefaultKeys(t *testing.T) {
 	if len(only) != 2 || only[1].String() != "lc2d/c16x32/64/fwd+bwd" {
 		t.Errorf("--only gives %v", only)
 	}
-	for _, k := range []Key{{LC, "c9x9", 1, Forward}, {Net, "r99", 1, Inference}, {LC, "c16x32", 1, TrainStep}, {Net, "r20lc", 0, TrainStep}, {Net, "r20lc", 3, Sleep}, {LC, "c16x32", -1, Forward}} {
+	for _, k := range []Key{{LC, "c9x9", 1, Forward}, {Net, "r99", 1, Inference}, {LC, "c16x32", 1, TrainStep}, {Net, "r20lc", 0, TrainStep}, {Net, "r20lc", 3, Sleep}, {Net, "r20lc", 0, Hebbian}, {LC, "c16x32", -1, Forward}} {
 		if _, err := k.network(shapes); err == nil {
 			t.Errorf("%v is taken for a row", k)
 		}

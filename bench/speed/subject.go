@@ -29,6 +29,7 @@ const (
 	TrainStep = "train_step_AdamW" // of a network, everything included
 	AdamStep  = "AdamW_step_only"  // of a network, the optimiser alone
 	Sleep     = "sleep_instant"    // of a network, all locally connected layers
+	Hebbian   = "sleep_hebbian"    // of a network, by Eq. 4, beside a training step of the key's batch
 	Inference = "inference"        // of a network, everything included
 )
 
@@ -36,7 +37,7 @@ const (
 type Key struct {
 	Kind  string `json:"kind"`
 	Layer string `json:"layer"`           // a name of Shapes, or of a network
-	Batch int    `json:"batch,omitempty"` // 0 where there is none
+	Batch int    `json:"batch,omitempty"` // 0 where there is none; of Hebbian that of the step beside it
 	What  string `json:"what"`
 }
 
@@ -75,7 +76,7 @@ func defaultKeys(shapes []Shape, only *regexp.Regexp) []Key {
 		}
 	}
 	keys = append(keys,
-		Key{Net, "r20lc", 64, TrainStep}, Key{Net, "r20lc", 128, TrainStep}, Key{Net, "r20lc", 0, AdamStep}, Key{Net, "r20lc", 0, Sleep},
+		Key{Net, "r20lc", 64, TrainStep}, Key{Net, "r20lc", 128, TrainStep}, Key{Net, "r20lc", 0, AdamStep}, Key{Net, "r20lc", 0, Sleep}, Key{Net, "r20lc", 512, Hebbian},
 		Key{Net, "r20", 64, TrainStep}, Key{Net, "r20", 128, TrainStep},
 		Key{Net, "r20lc", 1, Inference}, Key{Net, "r18lc", 1, Inference},
 		Key{Memory, "r20lc", 512, TrainStep}, Key{Input, "r8w8", 512, TrainStep}, Key{Input, "r20", 512, TrainStep})
@@ -86,6 +87,7 @@ func defaultKeys(shapes []Shape, only *regexp.Regexp) []Key {
 type subject struct {
 	kind, layer string
 	train       bool // an engine for inference takes a quarter of the memory
+	beside      bool // for Hebbian alone: the step beside it has the largest batch
 	net         *net.Network
 	keys        []Key
 }
@@ -100,11 +102,13 @@ func subjects(keys []Key, shapes []Shape) ([]*subject, map[Key]error) {
 			unknown[k] = err
 			continue
 		}
-		train := k.What != Inference
-		i := slices.IndexFunc(all, func(s *subject) bool { return s.kind == k.Kind && s.layer == k.Layer && s.train == train })
+		train, beside := k.What != Inference, k.What == Hebbian
+		i := slices.IndexFunc(all, func(s *subject) bool {
+			return s.kind == k.Kind && s.layer == k.Layer && s.train == train && s.beside == beside
+		})
 		if i < 0 {
 			i = len(all)
-			all = append(all, &subject{kind: k.Kind, layer: k.Layer, train: train, net: n})
+			all = append(all, &subject{kind: k.Kind, layer: k.Layer, train: train, beside: beside, net: n})
 		}
 		if !slices.Contains(all[i].keys, k) {
 			all[i].keys = append(all[i].keys, k)
@@ -117,7 +121,7 @@ func subjects(keys []Key, shapes []Shape) ([]*subject, map[Key]error) {
 func (k Key) network(shapes []Shape) (*net.Network, error) {
 	works, batches := []string{Forward, Both}, true
 	if k.Kind == Net {
-		works, batches = []string{TrainStep, AdamStep, Sleep, Inference}, k.What == TrainStep || k.What == Inference
+		works, batches = []string{TrainStep, AdamStep, Sleep, Hebbian, Inference}, k.What == TrainStep || k.What == Hebbian || k.What == Inference
 	}
 	if !slices.Contains(works, k.What) {
 		return nil, fmt.Errorf("speed: %s: no such work is measured here", k)
@@ -156,6 +160,8 @@ func (k Key) works(n *net.Network) []Work {
 		works = append(works, adamW(n))
 	case Sleep:
 		works = append(works, instantSleep(n))
+	case Hebbian:
+		works = append(works, hebbianSleep(n))
 	}
 	return works
 }
@@ -289,6 +295,9 @@ func (e *engine) prepare(ctx context.Context, k Key) (func(), error) {
 		return func() { _, err := e.engine.Wake(ctx, x, y, 1e-3); keep(err) }, nil
 	case Sleep:
 		return func() { _, err := e.engine.Sleep(ctx, sleep.Stream{Rule: sleep.Instant{}}); keep(err) }, nil
+	case Hebbian:
+		s := sleep.Stream{Rule: sleep.Hebbian{Gamma: 1e-3, Batch: 1}, Events: sleepEvents, Seed: 1}
+		return func() { _, err := e.engine.Sleep(ctx, s); keep(err) }, nil
 	}
 	s, err := cpu.StagesOf(e.engine)
 	if err != nil {

@@ -154,13 +154,18 @@ func (t *table) measured(r Row) {
 		t.begin("Networks, everything included", append([]column{
 			{"net", -6}, {"batch", 5}, {"what", -16}, {"ms", 7}, {"min … max", -15}, {"images/s", 8}, {"GFLOP/s", 7}}, tailColumns...))
 		perS, gflops := "", ""
-		if r.Batch > 0 {
+		if r.ImagesPerS > 0 {
 			perS = digits(r.ImagesPerS)
 		}
 		if r.FLOP > 0 {
 			gflops = digits(r.GFLOPS)
 		}
 		t.row(append([]string{r.Layer, batch, r.What, ms[0], ms[1], perS, gflops}, tail...)...)
+		if o := r.OfStep; o != nil {
+			percent := func(s Spread) string { return s.times(100).String() + " %" }
+			t.printf("       a training step of batch %d beside it: %s ms; Hebbian sleep is %s of it, instant sleep %s\n",
+				r.Batch, o.StepMS, percent(o.Ratio), percent(o.Instant))
+		}
 		return
 	}
 	t.begin("Single layers, without optimiser", append([]column{

@@ -22,8 +22,8 @@ of the checkpoint's configuration ([sleep], docs/TRAINING.md); docs/SLEEP.md exp
 
 Examples:
   hypnos sleep -m runs/sample-resnet8-lc-ws10/checkpoint.safetensors
-  hypnos sleep -m a.safetensors --rule hebbian --events 100 --backend ref --json s.json
-  hypnos sleep -m a.safetensors --rule circuit --source onehot --backend ref --out b.safetensors`)
+  hypnos sleep -m a.safetensors --rule hebbian --events 100 --json s.json
+  hypnos sleep -m a.safetensors --rule circuit --source onehot --out b.safetensors`)
 	path := f.String("m", "", "checkpoint `file`")
 	out := f.String("out", "", "write the network after the sleep to a checkpoint `file`")
 	jsonPath := f.String("json", "", "write the report to a `file` as JSON")

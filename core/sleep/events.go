@@ -81,6 +81,7 @@ type plan struct {
 	batch     int // B
 	key       uint64
 	patterns  Patterns
+	each      func(n int, f func(lo, hi int)) // of the host
 	strength  Strength
 	tiles     []float64           // (g, T·B, M), nil when there are too many to hold
 	maps      [][2]Map            // by channel group: of deviations and of means
@@ -145,7 +146,10 @@ func (s Stream) source() PatternSource {
 
 // plan makes a layer's plan. Nothing is computed yet.
 func (s Stream) plan(w Work, state *State) (*plan, error) {
-	p := &plan{layer: w.Layer, rule: s.Rule, batch: 1}
+	p := &plan{layer: w.Layer, rule: s.Rule, batch: 1, each: state.host.Each}
+	if p.each == nil {
+		p.each = func(n int, f func(lo, hi int)) { f(0, n) }
+	}
 	if _, ok := s.Rule.(plastic); !ok {
 		return p, nil
 	}
@@ -211,15 +215,21 @@ func (p *plan) prepare(ctx context.Context) error {
 	}
 	m, groups := p.layer.Inputs(), p.layer.Window.Groups
 	if n := groups * p.events * p.batch * m; 8*n <= patternMemory || p.execution == Streaming || p.execution == Factored {
-		tiles, x := make([]float64, n), make([]float64, groups*p.batch*m)
-		for t := range p.events {
+		tiles := make([]float64, n)
+		const together = 32 // events between two looks at ctx
+		for first := 0; first < p.events; first += together {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			p.fill(x, t)
-			for g := range groups {
-				copy(tiles[(g*p.events+t)*p.batch*m:], x[g*p.batch*m:(g+1)*p.batch*m])
-			}
+			p.each(min(together, p.events-first), func(lo, hi int) {
+				x := make([]float64, groups*p.batch*m)
+				for t := first + lo; t < first+hi; t++ {
+					p.fill(x, t)
+					for g := range groups {
+						copy(tiles[(g*p.events+t)*p.batch*m:], x[g*p.batch*m:(g+1)*p.batch*m])
+					}
+				}
+			})
 		}
 		p.tiles = tiles
 	}

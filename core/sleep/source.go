@@ -42,7 +42,8 @@ type PatternRequest struct {
 
 // Patterns are the patterns of one layer.
 type Patterns interface {
-	// Tile sets dst to tile number i, (k, k, Cin), and returns what the bias line carries.
+	// Tile sets dst to tile number i, (k, k, Cin), and returns what the bias line carries. Several goroutines may call it
+	// at a time.
 	Tile(dst []float64, i uint64) (bias float64)
 	// Strength tells how strong the patterns are and how many directions they can reach.
 	Strength() Strength

@@ -111,6 +111,8 @@ type Host struct {
 	Open  func(Layer) Runner                   // gives the weights of a layer
 	Param func(name string) ([]float64, error) // reads a parameter in the canonical layout
 	Word  int                                  // bytes of a weight
+	// Each shares a loop over 0…n-1 among workers, f being for lo…hi-1, and waits for all; nil is one after the other.
+	Each func(n int, f func(lo, hi int))
 }
 
 // Runner is one layer's weights in a backend, as Run needs them.
