@@ -674,3 +674,43 @@ func TestExtensions(t *testing.T) {
 		t.Errorf("%d requirements: %v", len(checked), checked)
 	}
 }
+
+// Times, in every version, adds the product of a matrix and a tile in the lanes asked for, and leaves the others.
+func TestTimes(t *testing.T) {
+	compared := 0
+	for _, k := range Versions() {
+		for _, rows := range []int{1, 7, 8, 20} {
+			for _, columns := range []int{0, 1, 5, 8, 33} {
+				for _, lanes := range []int{1, 5, 8, 16} {
+					at := func(i, j int) float64 { return float64((i*7+j*5)%13) - 6 }
+					m := k.Matrix(rows, columns, at)
+					x, y := make([]float32, columns*Tile), make([]float32, PaddedRows(rows)*Tile)
+					for i := range x {
+						x[i] = float32(i%11) - 5
+					}
+					for i := range y {
+						y[i] = float32(i % 3)
+					}
+					k.Times(y, &m, x, lanes)
+					for i := range rows {
+						for lane := range Tile {
+							want := float64((i*Tile + lane) % 3)
+							for j := range columns {
+								if lane < lanes {
+									want += at(i, j) * float64(x[j*Tile+lane])
+								}
+							}
+							if got := float64(y[i*Tile+lane]); got != want { // small integers: every sum is exact
+								t.Fatalf("%s: %dx%d, %d lanes: [%d, %d] is %v, want %v", k.Name, rows, columns, lanes, i, lane, got, want)
+							}
+							compared++
+						}
+					}
+				}
+			}
+		}
+	}
+	if compared < 1000 {
+		t.Errorf("only %d elements compared", compared)
+	}
+}
