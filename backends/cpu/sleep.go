@@ -102,6 +102,9 @@ func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64)
 	if _, ok := t.Rule.(sleep.Instant); ok {
 		return s.instant(t.Grid)
 	}
+	for _, p := range s.params {
+		p.finite.Store(false) // float32 may not hold what finite weights become
+	}
 	switch t.Execution {
 	case sleep.DenseMap, sleep.Factored:
 		if s.maps == nil {
