@@ -177,23 +177,33 @@ func (a *mapper) meansPart(worker, lo, hi int) {
 	s := &a.scratch[worker]
 	for tile := lo; tile < hi; tile++ {
 		g, first, width := a.place(tile)
+		means := a.means[0][g*a.f.block()+first*a.f.rows():]
 		of := func(j, lane int) float64 {
 			if j == a.layer.K {
 				return a.means[1][g*a.f.cout+first+lane]
 			}
-			return a.means[0][g*a.f.block()+first*a.f.rows()+j*width+lane]
+			return means[j*width+lane]
 		}
-		at := tile * a.m * kernel.Tile
+		minus, plus := a.minus[tile*a.m*kernel.Tile:], a.plus[tile*a.m*kernel.Tile:]
+		if a.mean[g].Identity() {
+			for j, place := range a.seen {
+				for lane := range width {
+					v := float32(of(j, lane))
+					minus[place*kernel.Tile+lane], plus[place*kernel.Tile+lane] = -v, v
+				}
+			}
+			continue
+		}
 		for lane := range width {
 			for j, place := range a.seen {
 				s.neuron[place] = of(j, lane)
 			}
 			for place, v := range s.neuron {
-				a.minus[at+place*kernel.Tile+lane] = float32(-v)
+				minus[place*kernel.Tile+lane] = float32(-v)
 			}
 			a.mean[g].Apply(s.neuron, s.sums)
 			for place, v := range s.neuron {
-				a.plus[at+place*kernel.Tile+lane] = float32(v)
+				plus[place*kernel.Tile+lane] = float32(v)
 			}
 		}
 	}

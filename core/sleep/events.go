@@ -284,7 +284,7 @@ func (p *plan) mapping(ctx context.Context) error {
 			if line, ok := lines(x, m); ok {
 				p.maps[g][0] = r.diagonal(x, m, line)
 			} else {
-				p.maps[g][0], err = r.factors(x, m, ctx.Err)
+				p.maps[g][0], err = r.factors(x, m, p.each, ctx.Err)
 			}
 		case Circuit:
 			if p.maps[g][0], err = r.factors(x, m, p.shown[g][0], ctx.Err); err == nil && !r.MeanPreserving {

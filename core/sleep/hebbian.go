@@ -291,31 +291,53 @@ func (e *hebbianDense) Maps() (deviation, mean Map) { return Map{Dense: e.d}, Ma
 //
 // which is one forward substitution; as linear forms in δ(0), u_p = U_p·δ(0), its rows are the solution of a lower
 // triangular system with X at the right. At the end Y_q = -(η_s/B) φ_s(T) U_q.
-// stop is asked before each event.
-func (h Hebbian) factors(x []float64, m int, stop func() error) (Map, error) {
+// The patterns go in blocks: their products, then what has become of the coefficients by the time of each event, then the
+// substitution, of which every column is its own. each shares loops among workers; stop is asked before each block.
+func (h Hebbian) factors(x []float64, m int, each func(n int, f func(lo, hi int)), stop func() error) (Map, error) {
 	r := len(x) / m
-	u := make([]float64, len(x))
+	row := func(a []float64, p int) []float64 { return a[p*m : (p+1)*m] }
+	before := func(p int) int { return p / h.Batch * h.Batch } // patterns shown before p's event
+	u := slices.Clone(x)
 	c, e := make([]float64, 0, r/h.Batch), make([]float64, 0, r/h.Batch) // c = φ_s, by event
 	born := make([]float64, 0, r/h.Batch)                                // η_s/B
-	for t := range r / h.Batch {
+	block := max(1, 64/h.Batch) * h.Batch
+	responds := make([]float64, block*r)
+	for lo := 0; lo < r; lo += block {
 		if err := stop(); err != nil {
 			return Map{}, err
 		}
-		for p := t * h.Batch; p < (t+1)*h.Batch; p++ {
-			row := u[p*m : (p+1)*m]
-			copy(row, x[p*m:(p+1)*m])
-			for q := range t * h.Batch {
-				if g := dot(x[p*m:(p+1)*m], x[q*m:(q+1)*m]); g != 0 {
-					axpy(row, -g*born[q/h.Batch]*c[q/h.Batch], u[q*m:(q+1)*m])
+		hi := min(lo+block, r)
+		to := func(p int) []float64 { return responds[(p-lo)*r:][:before(p)] } // of u_q in u_p
+		each(hi-lo, func(from, end int) {
+			for p := lo + from; p < lo+end; p++ {
+				for q := range to(p) {
+					to(p)[q] = dot(row(x, p), row(x, q))
 				}
 			}
+		})
+		for p := lo; p < hi; p++ {
+			for q, g := range to(p) {
+				to(p)[q] = -g * born[q/h.Batch] * c[q/h.Batch]
+			}
+			if (p+1)%h.Batch != 0 {
+				continue
+			}
+			rate := h.Rate.At(float64(p / h.Batch))
+			for s := range c {
+				e[s] = h.Momentum*e[s] - rate*h.Gamma*c[s]
+				c[s] += e[s]
+			}
+			c, e, born = append(c, 1), append(e, 1), append(born, rate/float64(h.Batch))
 		}
-		rate := h.Rate.At(float64(t))
-		for s := range c {
-			e[s] = h.Momentum*e[s] - rate*h.Gamma*c[s]
-			c[s] += e[s]
-		}
-		c, e, born = append(c, 1), append(e, 1), append(born, rate/float64(h.Batch))
+		each(m, func(from, end int) {
+			for p := lo; p < hi; p++ {
+				for q, a := range to(p) {
+					if a != 0 {
+						axpy(row(u, p)[from:end], a, row(u, q)[from:end])
+					}
+				}
+			}
+		})
 	}
 	for q := range r {
 		scale := -born[q/h.Batch] * c[q/h.Batch]
