@@ -81,8 +81,7 @@ func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 // NonFinite finds a weight that is not finite.
 func (s *sleeper) NonFinite() (position, channel int, found bool) {
 	for _, p := range s.params {
-		if p.finite.Load() || s.kernels.Finite(p.value) {
-			p.finite.Store(true)
+		if p.finite.Load() || s.allFinite(p) {
 			continue
 		}
 		i := 0
@@ -93,6 +92,17 @@ func (s *sleeper) NonFinite() (position, channel int, found bool) {
 		return position, channel, true
 	}
 	return 0, 0, false
+}
+
+// allFinite looks at all values of a parameter, and notes it when they are finite.
+func (s *sleeper) allFinite(p *param) bool {
+	p.finite.Store(true)
+	s.pool.Run(len(p.value), func(_, lo, hi int) {
+		if !s.kernels.Finite(p.value[lo:hi]) {
+			p.finite.Store(false)
+		}
+	})
+	return p.finite.Load()
 }
 
 func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64) {
