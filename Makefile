@@ -35,7 +35,7 @@ tidy: ## fails when go.mod does not fit the code
 	cd $(GEN) && $(GO) mod tidy -diff
 
 race: ## the race detector, on the packages with goroutines; needs a C compiler
-	CGO_ENABLED=1 $(GO) test -race ./core/data ./core/train ./backends/... ./bench/... ./cmd/...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./core/data ./core/train ./backends ./backends/cpu/... ./bench/... ./cmd/...
 
 purego: ## the tests of the CPU backend without assembly
 	$(GO) test -tags purego ./backends/... ./core/train/...
@@ -47,8 +47,8 @@ cross: ## builds for every platform
 test-arm: ## the tests on emulated arm64 and armv7 processors
 	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v qemu-arm-static >/dev/null; then \
 		echo "SKIPPED: no emulator; make arm-tools installs it"; exit 0; fi; set -x; \
-	GOARCH=arm64 $(GO) test -exec qemu-aarch64-static ./... && \
-	GOARCH=arm GOARM=7 $(GO) test -exec qemu-arm-static ./...
+	GOARCH=arm64 $(GO) test -short -timeout 30m -exec qemu-aarch64-static ./... && \
+	GOARCH=arm GOARM=7 $(GO) test -short -timeout 30m -exec qemu-arm-static ./...
 
 arm-tools: ## installs the emulators of test-arm and the disassembler of generate-check from Debian
 	$(SUDO) apt-get update
