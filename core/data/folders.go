@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"image"
-	"math"
 	"image/draw"
 	_ "image/jpeg" // formats of image.Decode
 	_ "image/png"
 	"io"
+	"math"
 	"path"
 	"slices"
 	"strings"
