@@ -180,8 +180,14 @@ func (s Stream) plan(w Work, state *State) (*plan, error) {
 	if p.execution == Auto {
 		p.execution = size.Choose()
 	}
+	if need := size.Cost(p.execution).Memory; p.holdsAll() && need > forcedMemory {
+		return nil, fmt.Errorf("sleep: layer %q: execution %q of %d events holds %.1f GB of patterns, allowed are %.1f GB", w.Name, p.execution, p.events, need/1e9, forcedMemory/1e9)
+	}
 	return p, nil
 }
+
+// holdsAll tells whether the execution needs all patterns together.
+func (p *plan) holdsAll() bool { return p.execution == Streaming || p.execution == Factored }
 
 // fill sets x, (g, B, M), to the patterns of event t as the tile has them.
 func (p *plan) fill(x []float64, t int) {
@@ -214,8 +220,8 @@ func (p *plan) prepare(ctx context.Context) error {
 		return nil
 	}
 	m, groups := p.layer.Inputs(), p.layer.Window.Groups
-	if n := groups * p.events * p.batch * m; 8*n <= patternMemory || p.execution == Streaming || p.execution == Factored {
-		tiles := make([]float64, n)
+	if n := float64(groups) * float64(p.events) * float64(p.batch) * float64(m); 8*n <= patternMemory || p.holdsAll() {
+		tiles := make([]float64, int(n))
 		const together = 32 // events between two looks at ctx
 		for first := 0; first < p.events; first += together {
 			if err := ctx.Err(); err != nil {

@@ -111,6 +111,9 @@ func (s Size) factors() float64 {
 // are needed, and executions that need them all together are not chosen.
 const patternMemory = 64 << 20
 
+// forcedMemory is how many bytes of patterns an execution may hold that was not chosen by the cost model.
+const forcedMemory = 1 << 30
+
 // Choose picks the cheapest execution.
 func (s Size) Choose() Execution {
 	best := Direct

@@ -300,7 +300,7 @@ func (h Hebbian) factors(x []float64, m int, each func(n int, f func(lo, hi int)
 	u := slices.Clone(x)
 	c, e := make([]float64, 0, r/h.Batch), make([]float64, 0, r/h.Batch) // c = φ_s, by event
 	born := make([]float64, 0, r/h.Batch)                                // η_s/B
-	block := max(1, 64/h.Batch) * h.Batch
+	block := min(max(1, 64/h.Batch)*h.Batch, r)
 	responds := make([]float64, block*r)
 	for lo := 0; lo < r; lo += block {
 		if err := stop(); err != nil {

@@ -489,6 +489,8 @@ func TestPhaseRefuses(t *testing.T) {
 		{Stream{Rule: Hebbian{Gamma: -1, Batch: 1}, Events: 1}, "gamma -1"},
 		{Stream{Rule: Hebbian{Gamma: math.NaN(), Batch: 1}, Events: 1}, "gamma NaN"},
 		{Stream{Rule: Hebbian{Batch: 1}}, "events 0 are below 1"},
+		{Stream{Rule: Hebbian{Batch: 1}, Events: 1 << 30, Execution: Factored}, `layer "a": execution "factored" of 1073741824 events holds`},
+		{Stream{Rule: Hebbian{Batch: 1}, Events: 1 << 30, Execution: Streaming}, `layer "a": execution "streaming" of 1073741824 events holds`},
 		{Stream{Rule: Hebbian{Batch: 1, Momentum: 1}, Events: 1}, "momentum 1"},
 		{Stream{Rule: Hebbian{Batch: 1, Rate: Rate{Base: 1}}, Events: 1}, `layer "a": hebbian: rate 1 is unstable`},
 		{Stream{Rule: unstable, Events: 1}, "2·tau/dt - 1 = 59"},
