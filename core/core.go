@@ -252,8 +252,12 @@ func CheckProbe(n *net.Network, o Options, x Batch, p Probe) error {
 
 // CheckOptions checks the options of Compile that no backend can do without.
 func CheckOptions(o Options) error {
+	const maxBatch = 1 << 24 // so that sizes in bytes fit an int64 whatever the network
 	if o.MaxBatch < 1 {
 		return fmt.Errorf("core: batch size %d is below 1", o.MaxBatch)
+	}
+	if o.MaxBatch > maxBatch {
+		return fmt.Errorf("core: batch size %d is above %d", o.MaxBatch, maxBatch)
 	}
 	if !o.Train {
 		return nil
@@ -264,6 +268,19 @@ func CheckOptions(o Options) error {
 		}
 	}
 	return o.Optimizer.Check()
+}
+
+// Parameter reads one parameter of an engine, in the canonical layout of net.Param.
+func Parameter(e Engine, name string) ([]float64, error) {
+	p, err := e.Save()
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	return t.Float64s()
 }
 
 // CheckParams checks, before anything is loaded, that p has every parameter of n in its shape, that an optimiser

@@ -17,6 +17,7 @@ package cpu
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -120,14 +121,14 @@ func (b backend) Memory(n *net.Network, o core.Options) (core.Memory, error) {
 	return m, nil
 }
 
-// free is how many bytes an engine may take, 0 where that is unknown.
+// free is how many bytes an engine may take, 0 where that is unknown: on 32 bits never, as addresses end.
 func (b backend) free() int64 {
-	if b.memory > 0 {
-		return b.memory
+	free := b.memory
+	if available, known := arena.Available(); free == 0 && known {
+		free = max(1, available)
 	}
-	free, known := arena.Available()
-	if !known {
-		return 0
+	if free == 0 && math.MaxInt == math.MaxInt32 {
+		free = math.MaxInt
 	}
-	return max(1, free)
+	return min(free, math.MaxInt)
 }

@@ -110,7 +110,7 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 
 // allocate gives every array its place, as planned.
 func (e *engine) allocate(threads int) (err error) {
-	if e.arena, err = arena.New(e.plan.floats); err != nil {
+	if e.arena, err = arena.New(int(e.plan.floats)); err != nil {
 		return fmt.Errorf("cpu: %s: %w", e.net.Name, err)
 	}
 	for _, q := range e.params {
@@ -126,7 +126,7 @@ func (e *engine) allocate(threads int) (err error) {
 		e.bufs = append(e.bufs, e.arena.Floats(size*e.opt.MaxBatch))
 	}
 	for range threads {
-		e.scratch = append(e.scratch, e.arena.Floats(e.plan.scratch))
+		e.scratch = append(e.scratch, e.arena.Floats(int(e.plan.scratch)))
 	}
 	if left := e.arena.Left(); left != 0 {
 		panic(fmt.Sprintf("cpu: %d floats more planned than taken", left))
@@ -409,23 +409,10 @@ func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error
 	return sleep.Run(ctx, e.net, s, sleep.Host{
 		Now:   time.Now,
 		Open:  func(l sleep.Layer) sleep.Runner { return newSleeper(e, l) },
-		Param: e.parameter,
+		Param: func(name string) ([]float64, error) { return core.Parameter(e, name) },
 		Word:  4,
 		Each:  func(n int, f func(lo, hi int)) { e.pool.Run(n, func(_, lo, hi int) { f(lo, hi) }) },
 	})
-}
-
-// parameter reads a parameter in the canonical layout.
-func (e *engine) parameter(name string) ([]float64, error) {
-	p, err := e.Save()
-	if err != nil {
-		return nil, err
-	}
-	t, err := p.Get(name)
-	if err != nil {
-		return nil, err
-	}
-	return t.Float64s()
 }
 
 func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter.Seq2[model.Tensor, error] {

@@ -26,8 +26,8 @@ type plan struct {
 	grad  []int // buffer of each node's gradient; nil without training
 	back  [][]mode
 
-	scratch int // floats a worker
-	floats  int // all arrays together
+	scratch int64 // floats a worker
+	floats  int64 // all arrays together; what does not fit an int does not fit the memory either
 	memory  core.Memory
 }
 
@@ -199,25 +199,26 @@ func keepsShape(op net.Op) bool {
 
 // measure adds up what the engine's arrays take.
 func (p *plan) measure(n *net.Network, o core.Options, threads int) {
-	add := func(bytes *int64, floats, times int) {
-		p.floats += times * arena.Padded(floats)
-		*bytes += int64(times) * 4 * int64(arena.Padded(floats))
+	add := func(bytes *int64, floats int64, times int) {
+		all := int64(times) * arena.Padded(floats)
+		p.floats += all
+		*bytes += 4 * all
 	}
 	for _, q := range n.Params() {
-		add(&p.memory.Weights, q.Len(), 1)
+		add(&p.memory.Weights, int64(q.Len()), 1)
 		if o.Train && q.Trained() {
-			add(&p.memory.Gradients, q.Len(), 1)
-			add(&p.memory.Optimizer, q.Len(), len(o.Optimizer.Slots()))
+			add(&p.memory.Gradients, int64(q.Len()), 1)
+			add(&p.memory.Optimizer, int64(q.Len()), len(o.Optimizer.Slots()))
 		}
 	}
 	for _, size := range p.sizes {
-		add(&p.memory.Activations, size*o.MaxBatch, 1)
+		add(&p.memory.Activations, int64(size)*int64(o.MaxBatch), 1)
 	}
 	for _, v := range n.Nodes {
 		if f, ok := filtersOf(v); ok {
-			p.scratch = max(p.scratch, f.groups*f.cout*o.MaxBatch) // an output position before its epilogue
+			p.scratch = max(p.scratch, int64(f.groups*f.cout)*int64(o.MaxBatch)) // an output position before its epilogue
 			if o.Train {
-				p.scratch = max(p.scratch, kernel.ScratchLen(f.cout, o.MaxBatch))
+				p.scratch = max(p.scratch, int64(kernel.ScratchLen(f.cout, 1))*int64(o.MaxBatch))
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"hypnos/core"
 	"hypnos/core/net"
 	"hypnos/core/sleep"
 )
@@ -12,26 +13,13 @@ func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error
 	return sleep.Run(ctx, e.net, s, sleep.Host{
 		Now:   time.Now,
 		Open:  func(l sleep.Layer) sleep.Runner { return sleeper{l, e.params[l.Node]} },
-		Param: e.canonical,
+		Param: func(name string) ([]float64, error) { return core.Parameter(e, name) },
 		Word:  wordBytes,
 	})
 }
 
 // wordBytes is the size of a float64.
 const wordBytes = 8
-
-// canonical reads a parameter.
-func (e *engine) canonical(name string) ([]float64, error) {
-	p, err := e.Save()
-	if err != nil {
-		return nil, err
-	}
-	t, err := p.Get(name)
-	if err != nil {
-		return nil, err
-	}
-	return t.Float64s()
-}
 
 // sleeper is one locally connected layer asleep.
 type sleeper struct {

@@ -11,7 +11,7 @@ import "fmt"
 const line = 16
 
 // Padded is the number of floats that an array of n takes.
-func Padded(n int) int { return (n + line - 1) / line * line }
+func Padded[T int | int64](n T) T { return (n + line - 1) / line * line }
 
 // Arena is a piece of memory from which arrays are taken one after the other.
 type Arena struct {
