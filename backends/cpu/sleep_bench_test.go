@@ -6,43 +6,16 @@ import (
 	"testing"
 	"time"
 
-	"hypnos/backends/cpu"
 	"hypnos/core"
-	"hypnos/core/net"
-	"hypnos/core/optim"
 	"hypnos/core/sleep"
 )
 
 // BenchmarkSleep is a sleep of all layers of ResNet20-LC, by Eq. 4 with 100 events a grid, one pattern an event, and
-// instant, beside one training step of batch 512 with AdamW, in alternation: the medians of their times and what part of a step each
-// takes. Everything counts, the drawing of patterns and the making of maps included.
+// instant, beside one training step of batch 512 with AdamW, in alternation: the medians of their times and what part
+// of a step each takes. Everything counts, the drawing of patterns and the making of maps included.
 func BenchmarkSleep(b *testing.B) {
 	const batch = 512
-	n, err := net.ByName("resnet20-lc", net.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	backend, err := cpu.Open(cpu.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer backend.Close()
-	e, err := backend.Compile(n, core.Options{MaxBatch: batch, Train: true, Optimizer: optim.Default(optim.AdamW, 1e-2)})
-	if err != nil {
-		b.Skipf("no engine here: %v", err)
-	}
-	defer e.Close()
-	p, err := n.Init(net.InitOptions{Seed: 1})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := e.Load(p); err != nil {
-		b.Fatal(err)
-	}
-	x := core.Batch{N: batch, Pixels: make([]float32, batch*n.Input().Len())}
-	for i := range x.Pixels {
-		x.Pixels[i] = float32(i%17)/8 - 1
-	}
+	e, x := training(b, "resnet20-lc", "", batch)
 	labels := make(core.Labels, batch)
 	asleep := func(s sleep.Stream) func() error {
 		return func() error { _, err := e.Sleep(context.Background(), s); return err }

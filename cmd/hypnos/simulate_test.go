@@ -33,8 +33,7 @@ func TestFig4A(t *testing.T) {
 
 // Fig. 4B: the expected values have a band of ±0.5; after 100 inputs it is narrower than what ten trials scatter by, so
 // that other seeds may miss it (docs/SLEEP.md). The means have 0.05, less than three standard errors of ten trials of
-// 0.059 each after 100 inputs. The mean-preserving form keeps
-// the mean and is never less regular.
+// 0.059 each after 100 inputs. The mean-preserving form keeps the mean and is never less regular.
 func TestFig4B(t *testing.T) {
 	r, err := simulateCircuit(context.Background(), 1, 10)
 	if err != nil {
