@@ -33,7 +33,14 @@ const (
 	// Patterns of a sleep phase and the noise on them; keyed anew from the seed, see package sleep.
 	SleepPattern Purpose = 20
 	SleepNoise   Purpose = 21
-	Test         Purpose = 255
+	// Stochastic rounding in integers (package fixed): of weights and biases, of gradients, of a gradient times the
+	// learning rate, and of weights in sleep.
+	RoundWeight   Purpose = 30
+	RoundBias     Purpose = 31
+	RoundGradient Purpose = 32
+	RoundRate     Purpose = 33
+	RoundSleep    Purpose = 34
+	Test          Purpose = 255
 )
 
 const (
@@ -77,6 +84,24 @@ func New(seed uint64, purpose Purpose, index uint64) Stream {
 // Block returns the i-th block of four 32-bit numbers.
 func (s Stream) Block(i uint64) [4]uint32 {
 	return philox([4]uint32{uint32(i), uint32(i >> 32), s.id[0], s.id[1]}, s.key)
+}
+
+// State is what Block(i) is a function of beside i: the key, and the upper half of the counter, whose lower half is i. Kernels
+// that draw several blocks at a time begin with it.
+func (s Stream) State() (key, id [2]uint32) { return s.key, s.id }
+
+// HalvesBlock is how many 16-bit numbers a block has.
+const HalvesBlock = 8
+
+// Halves sets dst to 16-bit numbers from block first on, HalvesBlock of each: the low half of each word, then the high.
+func (s Stream) Halves(dst []uint16, first uint64) {
+	for i := 0; i < len(dst); i += HalvesBlock {
+		var halves [HalvesBlock]uint16
+		for w, v := range s.Block(first + uint64(i/HalvesBlock)) {
+			halves[2*w], halves[2*w+1] = uint16(v), uint16(v>>16)
+		}
+		copy(dst[i:], halves[:])
+	}
 }
 
 // Uint64 returns the i-th 64-bit number: words 0,1 of block i/2 for even i, words 2,3 for odd i.
