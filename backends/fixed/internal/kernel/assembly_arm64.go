@@ -1,4 +1,5 @@
+//go:build !purego
+
 package kernel
 
-// assembly are the versions in assembly: none here.
 func assembly() []*Kernels { return nil }

@@ -1,0 +1,490 @@
+// Command gen writes the amd64 assembly of package kernel:
+//
+//	go run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel
+//
+// All vectors are of AVX2: 16 numbers of 16 bits, 8 of 32.
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// vectorBytes is the size of a vector; rows are whole vectors long.
+const vectorBytes = 32
+
+func main() {
+	ConstraintExpr("!purego")
+	dot("dotNarrowAVX2", false)
+	dot("dotAVX2", true)
+	back()
+	updateOne()
+	update()
+	accumulate()
+	halves()
+	Generate()
+}
+
+// function begins a function.
+func function(name, args, doc string) {
+	TEXT(name, NOSPLIT, "func("+args+")")
+	Doc(name + " " + doc)
+	Pragma("noescape")
+}
+
+// end closes a function.
+func end() {
+	VZEROUPPER()
+	RET()
+}
+
+// arg loads an argument into a register.
+func arg(name string) GPVirtual {
+	r := GP64()
+	Load(Param(name), r)
+	return r
+}
+
+func zero() VecVirtual {
+	r := YMM()
+	VPXOR(r, r, r)
+	return r
+}
+
+func add(p GPVirtual, bytes int) { ADDQ(U32(uint32(bytes)), p) }
+
+// rowBytes is the size of a row of k numbers.
+func rowBytes(k GPVirtual) GPVirtual {
+	ld := GP64()
+	LEAQ(Mem{Base: k, Index: k, Scale: 1}, ld)
+	return ld
+}
+
+// dotRows is the number of rows that share the loads of x.
+const dotRows = 4
+
+// dotAhead is how far the weights are fetched ahead, beyond the rows at hand: bytes that come from memory while a
+// fetch is on its way. The rows of the next call are expected behind those of this one.
+const dotAhead = 2048
+
+// dot sums products of pairs. The wide one keeps two sums of them, t: that of t modulo 2^32, and that of the upper halves, t>>16.
+// The lower halves are at most 2^16-1 each, so that up to 2^16 of them add up to the difference modulo 2^32 of the
+// first sum and 2^16 times the second, exactly; the upper halves are at most 2^15 in size, so that as many add up in an int32.
+func dot(name string, wide bool) {
+	doc := "Every partial sum fits an int32."
+	if wide {
+		doc = "k is at most 2^17."
+	}
+	function(name, "y *int64, w, x *int16, rows, k int", "is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16. "+doc)
+	y, w, x, rows, k := arg("y"), arg("w"), arg("x"), arg("rows"), arg("k")
+	ld := rowBytes(k)
+	ahead, ld3 := GP64(), GP64()
+	LEAQ(Mem{Base: w, Index: ld, Scale: 4, Disp: dotAhead}, ahead)
+	LEAQ(Mem{Base: ld, Index: ld, Scale: 2}, ld3)
+	block := func(n int, label string) {
+		s, j := newSums(n, wide), GP64()
+		XORQ(j, j)
+		Label(label)
+		v := YMM()
+		VMOVDQU(Mem{Base: x, Index: j, Scale: 1}, v)
+		if n > 1 {
+			for line := 0; line < n*vectorBytes; line += 64 {
+				PREFETCHT0(Mem{Base: ahead, Disp: line})
+			}
+			add(ahead, n*vectorBytes)
+		}
+		for i, m := range []Mem{{Base: w}, {Base: w, Index: ld, Scale: 1}, {Base: w, Index: ld, Scale: 2}, {Base: w, Index: ld3, Scale: 1}}[:n] {
+			s.add(i, v, m)
+		}
+		add(w, vectorBytes)
+		add(j, vectorBytes)
+		CMPQ(j, ld)
+		JB(LabelRef(label))
+		s.store(y)
+		add(y, 8*n)
+	}
+	SUBQ(Imm(dotRows), rows)
+	JL(LabelRef("rest"))
+	Label("rows")
+	block(dotRows, "terms")
+	ADDQ(ld3, w)
+	SUBQ(Imm(dotRows), rows)
+	JGE(LabelRef("rows"))
+	Label("rest")
+	ADDQ(Imm(dotRows-1), rows)
+	JL(LabelRef("end"))
+	Label("row")
+	block(1, "rowTerms")
+	DECQ(rows)
+	JGE(LabelRef("row"))
+	Label("end")
+	end()
+}
+
+// sums are those of 1 or dotRows rows: low modulo 2^32, and, of a wide product, high in units of 2^16.
+type sums struct{ low, high []VecVirtual }
+
+func newSums(rows int, wide bool) sums {
+	var s sums
+	for range rows {
+		s.low = append(s.low, zero())
+		if wide {
+			s.high = append(s.high, zero())
+		}
+	}
+	return s
+}
+
+// add adds the products of x and a vector of weights to those of row i.
+func (s sums) add(i int, x VecVirtual, w Mem) {
+	t := YMM()
+	VPMADDWD(w, x, t)
+	VPADDD(t, s.low[i], s.low[i])
+	if s.high != nil {
+		VPSRAD(Imm(16), t, t)
+		VPADDD(t, s.high[i], s.high[i])
+	}
+}
+
+// store writes the sums over all lanes.
+func (s sums) store(y GPVirtual) {
+	low := lanes(s.low)
+	r, put := Op(XMM()), func(r Op) { VMOVQ(r, Mem{Base: y}) }
+	if len(s.low) > 1 {
+		r, put = YMM(), func(r Op) { VMOVDQU(r, Mem{Base: y}) }
+	}
+	if s.high == nil {
+		VPMOVSXDQ(low, r)
+		put(r)
+		return
+	}
+	high, t := lanes(s.high), XMM()
+	VPSLLD(Imm(16), high, t)
+	VPSUBD(t, low, low)
+	VPMOVSXDQ(high, r)
+	VPSLLQ(Imm(16), r, r)
+	var l Op = XMM()
+	if len(s.low) > 1 {
+		l = YMM()
+	}
+	VPMOVZXDQ(low, l)
+	VPADDQ(l, r, r)
+	put(r)
+}
+
+// lanes sums each vector over its lanes: the sums are the first elements of the result.
+func lanes(v []VecVirtual) VecVirtual {
+	t := v[0]
+	if len(v) == dotRows {
+		VPHADDD(v[1], v[0], v[0])
+		VPHADDD(v[3], v[2], v[2])
+		VPHADDD(v[2], v[0], v[0])
+	} else {
+		VPHADDD(t, t, t)
+		VPHADDD(t, t, t)
+	}
+	h := XMM()
+	VEXTRACTI128(Imm(1), t, h)
+	VPADDD(t.AsX(), h, h)
+	return h
+}
+
+// backRows is the number of rows that share the loads and stores of dx.
+const backRows = 8
+
+// pairs interleaves two vectors: element j of a is the lower half of a pair, that of b the upper. The first result has
+// pairs 0…3 and 8…11, the second the others, as VPACKSSDW wants them.
+func pairs(a, b Op) (VecVirtual, VecVirtual) {
+	lo, hi := YMM(), YMM()
+	VPUNPCKLWD(b, a, lo)
+	VPUNPCKHWD(b, a, hi)
+	return lo, hi
+}
+
+func back() {
+	function("backAVX2", "dx *int32, w *int16, at *[8]int, d *[8]int16, k int",
+		"adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16.")
+	dx, w, at, d, k := arg("dx"), arg("w"), arg("at"), arg("d"), arg("k")
+	var row [backRows]GPVirtual
+	var factor [backRows / 2]VecVirtual
+	for i := range row {
+		row[i] = GP64()
+		MOVQ(Mem{Base: at, Disp: 8 * i}, row[i])
+		LEAQ(Mem{Base: w, Index: row[i], Scale: 2}, row[i])
+	}
+	for i := range factor {
+		factor[i] = YMM()
+		VPBROADCASTD(Mem{Base: d, Disp: 4 * i}, factor[i])
+	}
+	j := GP64()
+	XORQ(j, j)
+	Label("terms")
+	var lo, hi VecVirtual
+	for i := range factor {
+		a := YMM()
+		VMOVDQU(Mem{Base: row[2*i], Index: j, Scale: 2}, a)
+		l, h := pairs(a, Mem{Base: row[2*i+1], Index: j, Scale: 2})
+		VPMADDWD(factor[i], l, l)
+		VPMADDWD(factor[i], h, h)
+		if i == 0 {
+			lo, hi = l, h
+			continue
+		}
+		VPADDD(l, lo, lo)
+		VPADDD(h, hi, hi)
+	}
+	for i, half := range []uint64{0x20, 0x31} { // the lower halves of both, the upper halves
+		m, v := Mem{Base: dx, Disp: vectorBytes * i}, YMM()
+		VPERM2I128(Imm(half), hi, lo, v)
+		VPADDD(m, v, v)
+		VMOVDQU(v, m)
+	}
+	add(dx, 2*vectorBytes)
+	add(j, vectorBytes/2)
+	CMPQ(j, k)
+	JB(LabelRef("terms"))
+	end()
+}
+
+// updater are the constants of an update.
+type updater struct {
+	middle       VecVirtual // 2^15: half a unit of the random bits
+	right, down  VecVirtual // the shift, and what is left of 32
+	upper, lower VecVirtual // ±limit
+}
+
+func newUpdater() updater {
+	u := updater{YMM(), XMM(), XMM(), YMM(), YMM()}
+	g := GP64()
+	MOVL(U32(1<<15), g.As32())
+	VMOVD(g.As32(), u.middle.AsX())
+	VPBROADCASTW(u.middle.AsX(), u.middle)
+	shift := arg("shift")
+	VMOVQ(shift, u.right)
+	MOVL(U32(32), g.As32())
+	SUBQ(shift, g)
+	VMOVQ(g, u.down)
+	limit := arg("limit")
+	VMOVD(limit.As32(), u.upper.AsX())
+	VPBROADCASTW(u.upper.AsX(), u.upper)
+	VPXOR(u.lower, u.lower, u.lower)
+	VPSUBW(u.upper, u.lower, u.lower)
+	return u
+}
+
+// apply learns a vector of weights from the sums of pairs. Of the random bits u, fixed.Dither is (2u+1)·2^15 >> 32-shift, whether
+// the shift has more bits than u or fewer: u in the upper half of 32 bits, 2^15 in the lower.
+func (u updater) apply(lo, hi VecVirtual, w, random Mem) {
+	bits := YMM()
+	VMOVDQU(random, bits)
+	dl, dh := pairs(u.middle, bits)
+	for _, s := range [][2]VecVirtual{{lo, dl}, {hi, dh}} {
+		VPSRLD(u.down, s[1], s[1])
+		VPADDD(s[1], s[0], s[0])
+		VPSRAD(u.right, s[0], s[0])
+	}
+	VPACKSSDW(hi, lo, lo)
+	VPADDSW(w, lo, lo)
+	VPMINSW(u.upper, lo, lo)
+	VPMAXSW(u.lower, lo, lo)
+	VMOVDQU(lo, w)
+}
+
+func updateOne() {
+	function("updateOneAVX2", "w, x, d *int16, random *uint16, rows, k, shift, limit int",
+		"is Update with one input; rows > 0, k > 0 is a multiple of 16.")
+	w, x, d, random, rows, k := arg("w"), arg("x"), arg("d"), arg("random"), arg("rows"), arg("k")
+	u := newUpdater()
+	ld := rowBytes(k)
+	Label("row")
+	g := GP32()
+	MOVWLZX(Mem{Base: d}, g)
+	TESTL(g, g)
+	JE(LabelRef("next"))
+	factor := YMM() // pairs of the factor and 0
+	VMOVD(g, factor.AsX())
+	VPBROADCASTD(factor.AsX(), factor)
+	j := GP64()
+	XORQ(j, j)
+	Label("terms")
+	v := YMM()
+	at := func(base GPVirtual) Mem { return Mem{Base: base, Index: j, Scale: 1} }
+	VMOVDQU(at(x), v)
+	lo, hi := pairs(v, v)
+	VPMADDWD(factor, lo, lo)
+	VPMADDWD(factor, hi, hi)
+	u.apply(lo, hi, at(w), at(random))
+	add(j, vectorBytes)
+	CMPQ(j, ld)
+	JB(LabelRef("terms"))
+	Label("next")
+	ADDQ(ld, w)
+	ADDQ(ld, random)
+	add(d, 2)
+	DECQ(rows)
+	JNE(LabelRef("row"))
+	end()
+}
+
+func update() {
+	function("updateAVX2", "w, x, d *int16, random *uint16, inputs, rows, k, shift, limit int",
+		"is Update with x (inputs, k) and d (inputs, rows), all above 0; k is a multiple of 16.")
+	w, x, d, random := arg("w"), arg("x"), arg("d"), arg("random")
+	u := newUpdater()
+	ld, ldd := GP64(), GP64()
+	Load(Param("k"), ld)
+	Load(Param("rows"), ldd)
+	ADDQ(ld, ld)
+	ADDQ(ldd, ldd)
+	rows := arg("rows")
+	Label("row")
+	j := GP64()
+	XORQ(j, j)
+	Label("terms")
+	lo, hi := zero(), zero()
+	accumulate := func(v VecVirtual, second Op, factors VecVirtual) {
+		l, h := pairs(v, second)
+		VPMADDWD(factors, l, l)
+		VPMADDWD(factors, h, h)
+		VPADDD(l, lo, lo)
+		VPADDD(h, hi, hi)
+	}
+	at, p, left := GP64(), GP64(), arg("inputs")
+	LEAQ(Mem{Base: x, Index: j, Scale: 1}, at)
+	MOVQ(d, p)
+	SUBQ(Imm(2), left)
+	JL(LabelRef("last"))
+	Label("pair")
+	v, factors, second := YMM(), YMM(), YMM()
+	VPBROADCASTW(Mem{Base: p}, factors)
+	VPBROADCASTW(Mem{Base: p, Index: ldd, Scale: 1}, second)
+	VPBLENDW(Imm(0b10101010), second, factors, factors)
+	VMOVDQU(Mem{Base: at}, v)
+	accumulate(v, Mem{Base: at, Index: ld, Scale: 1}, factors)
+	LEAQ(Mem{Base: at, Index: ld, Scale: 2}, at)
+	LEAQ(Mem{Base: p, Index: ldd, Scale: 2}, p)
+	SUBQ(Imm(2), left)
+	JGE(LabelRef("pair"))
+	Label("last") // of an odd number: with a factor of 0 for the second
+	INCQ(left)
+	JNE(LabelRef("apply"))
+	one, factor, none := YMM(), YMM(), zero()
+	VPBROADCASTW(Mem{Base: p}, factor)
+	VPBLENDW(Imm(0b10101010), none, factor, factor)
+	VMOVDQU(Mem{Base: at}, one)
+	accumulate(one, one, factor)
+	Label("apply")
+	u.apply(lo, hi, Mem{Base: w}, Mem{Base: random})
+	add(w, vectorBytes)
+	add(random, vectorBytes)
+	add(j, vectorBytes)
+	CMPQ(j, ld)
+	JB(LabelRef("terms"))
+	add(d, 2)
+	DECQ(rows)
+	JNE(LabelRef("row"))
+	end()
+}
+
+func accumulate() {
+	function("accumulateAVX2", "sum *int32, w *int16, n int", "adds w to sum, element by element; n > 0 is a multiple of 16.")
+	sum, w, n := arg("sum"), arg("w"), arg("n")
+	Label("loop")
+	for i := range 2 {
+		m, v := Mem{Base: sum, Disp: vectorBytes * i}, YMM()
+		VPMOVSXWD(Mem{Base: w, Disp: vectorBytes / 2 * i}, v)
+		VPADDD(m, v, v)
+		VMOVDQU(v, m)
+	}
+	add(sum, 2*vectorBytes)
+	add(w, vectorBytes)
+	SUBQ(Imm(vectorBytes/2), n)
+	JNE(LabelRef("loop"))
+	end()
+}
+
+// constants is a table of four 64-bit numbers.
+func constants(name string, v ...uint64) Mem {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i := range 4 {
+		DATA(8*i, U64(v[i%len(v)]))
+	}
+	return m
+}
+
+// groups is how many vectors of four blocks halves computes side by side.
+const groups = 2
+
+// halves computes four blocks a vector, a word of each in the lower half of 64 bits: what is above does not count, since VPMULUDQ
+// multiplies the lower halves.
+func halves() {
+	const mulA, mulB, weylA, weylB = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85    // those of package rng
+	order := []Mem{constants("blocks0", 0, 2, 1, 3), constants("blocks1", 4, 6, 5, 7)} // so that the last step interleaves in order
+	factorA, factorB := constants("factorA", mulA), constants("factorB", mulB)
+	stepA, stepB := constants("stepA", weylA), constants("stepB", weylB)
+	function("halvesAVX2", "dst *uint16, n int, first, key, id uint64", fmt.Sprintf(
+		"sets n > 0 times %d numbers of 16 bits to those of the blocks from first on.", 8*4*groups))
+	dst, n, first, key, id := arg("dst"), arg("n"), arg("first"), arg("key"), arg("id")
+	half := func(g GPVirtual) (lower, upper VecVirtual) { // the halves of a number, in every lane
+		lower, upper = YMM(), YMM()
+		VMOVQ(g, lower.AsX())
+		VPBROADCASTQ(lower.AsX(), lower)
+		VPSRLQ(Imm(32), lower, upper)
+		return lower, upper
+	}
+	Label("loop")
+	k0, k1 := half(key)
+	var c [groups][4]VecVirtual
+	for g := range c {
+		for i := range c[g] {
+			c[g][i] = YMM()
+		}
+		VMOVQ(first, c[g][0].AsX())
+		VPBROADCASTQ(c[g][0].AsX(), c[g][0])
+		VPADDQ(order[g], c[g][0], c[g][0])
+		VPSRLQ(Imm(32), c[g][0], c[g][1])
+		VMOVQ(id, c[g][2].AsX())
+		VPBROADCASTQ(c[g][2].AsX(), c[g][2])
+		VPSRLQ(Imm(32), c[g][2], c[g][3])
+	}
+	for round := range 10 {
+		for g := range c {
+			s := &c[g]
+			low0, low1 := YMM(), YMM()
+			VPMULUDQ(factorA, s[0], low0)
+			VPMULUDQ(factorB, s[2], low1)
+			VPSRLQ(Imm(32), low1, s[0])
+			VPXOR(s[1], s[0], s[0])
+			VPXOR(k0, s[0], s[0])
+			VPSRLQ(Imm(32), low0, s[2])
+			VPXOR(s[3], s[2], s[2])
+			VPXOR(k1, s[2], s[2])
+			s[1], s[3] = low1, low0
+		}
+		if round < 9 {
+			VPADDD(stepA, k0, k0)
+			VPADDD(stepB, k1, k1)
+		}
+	}
+	for g := range c {
+		const upper = 0b10101010 // of each 64 bits
+		for i := 0; i < 4; i += 2 {
+			VPSLLQ(Imm(32), c[g][i+1], c[g][i+1])
+			VPBLENDD(Imm(upper), c[g][i+1], c[g][i], c[g][i])
+		}
+		a, b := c[g][0], c[g][2]
+		v := YMM()
+		VPUNPCKLQDQ(b, a, v)
+		VMOVDQU(v, Mem{Base: dst, Disp: 2 * vectorBytes * g})
+		VPUNPCKHQDQ(b, a, v)
+		VMOVDQU(v, Mem{Base: dst, Disp: 2*vectorBytes*g + vectorBytes})
+	}
+	add(dst, 2*vectorBytes*groups)
+	add(first, 4*groups)
+	DECQ(n)
+	JNE(LabelRef("loop"))
+	end()
+}
