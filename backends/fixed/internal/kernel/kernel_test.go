@@ -459,17 +459,17 @@ func benchmark(b *testing.B, bytesPerWeight int, f func(v *Kernels, s *scratch, 
 					}
 					b.SetBytes(int64(len(w) * bytesPerWeight))
 					b.ResetTimer()
-					for range b.N {
-						var wg sync.WaitGroup
-						for worker := range run.workers {
-							wg.Go(func() {
+					var wg sync.WaitGroup
+					for worker := range run.workers {
+						wg.Go(func() {
+							for range b.N {
 								for l := worker * each; l < (worker+1)*each; l++ {
 									f(v, &buffers[worker], w[l*location:(l+1)*location], shape.rows, shape.k)
 								}
-							})
-						}
-						wg.Wait()
+							}
+						})
 					}
+					wg.Wait()
 					b.ReportMetric(float64(len(w))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
 				})
 			}
