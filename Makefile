@@ -2,7 +2,7 @@
 export CGO_ENABLED := 0
 
 GO    ?= go
-GEN   := backends/cpu/internal/kernel/gen
+GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools generate generate-check bench fuzz clean
@@ -24,7 +24,7 @@ vet: ## go vet, on every platform that is built for
 	$(GO) vet -tags purego ./...
 	GOARCH=arm64 $(GO) vet ./...
 	GOARCH=arm GOARM=7 $(GO) vet ./...
-	cd $(GEN) && $(GO) vet ./...
+	for g in $(GENS) backends/internal/neon; do (cd $$g && $(GO) vet ./...) || exit 1; done
 
 fmt: ## fails when a file is not formatted
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted:"; echo "$$unformatted"; exit 1; fi
@@ -32,12 +32,12 @@ fmt: ## fails when a file is not formatted
 tidy: ## fails when go.mod does not fit the code
 	$(GO) mod tidy -diff
 	$(GO) mod verify
-	cd $(GEN) && $(GO) mod tidy -diff
+	for g in $(GENS) backends/internal/neon; do (cd $$g && $(GO) mod tidy -diff) || exit 1; done
 
 race: ## the race detector, on the packages with goroutines; needs a C compiler
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./core/data ./core/train ./backends ./backends/cpu/... ./bench/... ./cmd/...
 
-purego: ## the tests of the CPU backend without assembly
+purego: ## the tests of the backends without assembly
 	$(GO) test -tags purego ./backends/... ./core/train/...
 
 cross: ## builds for every platform
@@ -55,19 +55,20 @@ arm-tools: ## installs the emulators of test-arm and the disassembler of generat
 	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
 
 # The generators write beside their own directory, $(1), and name the command in what they write.
-generators = cd $(1) && $(GO) run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel && \
-	$(GO) run ./neon -out ../kernel_arm64.s -stubs ../stubs_arm64.go
+generators = (cd $(1) && $(GO) run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel && \
+	$(GO) run ./neon -out ../kernel_arm64.s -stubs ../stubs_arm64.go)
 
-generate: ## the assembly of the CPU kernels from its generators
-	$(call generators,$(GEN))
+generate: ## the assembly of the kernels from its generators
+	for g in $(GENS); do $(call generators,$$g) || exit 1; done
 
 generate-check: ## fails when the assembly is not what its generators make, or a disassembler reads something else in it
-	@tmp=$$(mktemp -d); trap 'rm -rf '$$tmp EXIT; cp -R $(GEN) $$tmp/gen && ($(call generators,$$tmp/gen)) && \
-	for f in kernel_amd64.s stubs_amd64.go kernel_arm64.s stubs_arm64.go; do diff -q $$tmp/$$f $(GEN)/../$$f || exit 1; done; \
+	@tmp=$$(mktemp -d); trap 'rm -rf '$$tmp EXIT; cp -R backends $$tmp/ && for g in $(GENS); do \
+	$(call generators,$$tmp/$$g) || exit 1; \
+	for f in kernel_amd64.s stubs_amd64.go kernel_arm64.s stubs_arm64.go; do diff -q $$tmp/$$g/../$$f $$g/../$$f || exit 1; done; done; \
 	echo "assembly is as generated"
 	@command -v aarch64-linux-gnu-objdump >/dev/null || \
 		echo "SKIPPED: no disassembler for arm64; make arm-tools installs it"
-	cd $(GEN) && $(GO) test ./...
+	for g in $(GENS); do (cd $$g && $(GO) test ./...) || exit 1; done
 
 BENCHTIME ?= 1s
 bench: ## the Go benchmarks; BENCHTIME=1x runs each once

@@ -1,8 +1,10 @@
 package main
 
+import "hypnos/backends/internal/neon"
+
 // The kernels here go over (c, b) numbers, channel by channel: c rows of b, one behind the other; or over n numbers.
 
-func pointwise(f *file) {
+func pointwise(f *neon.File) {
 	momentSums(f)
 	for _, relu := range []bool{false, true} {
 		normalise(f, relu)
@@ -29,63 +31,63 @@ type array struct {
 }
 
 // array loads a pointer to floats.
-func (a *function) array(name string) array { return array{a.arg(name), 4} }
+func (a *function) array(name string) array { return array{a.Arg(name), 4} }
 
 // each emits the loops over n > 0 numbers: several vectors at a time, then one vector, then one number. n is lost.
 // Registers that body reserves are free again behind it.
 func (a *function) each(n gp, vectors width, body func(w width), arrays ...array) {
-	free := a.vecs
+	free := a.Vecs
 	once := func(w width) {
 		body(w)
 		for _, p := range arrays {
-			a.op("ADD $%d, %s", p.size*w.floats(), p.gp)
+			a.Op("ADD $%d, %s", p.size*w.floats(), p.gp)
 		}
-		a.vecs = free
-		a.op("SUBS $%d, %s", w.floats(), n)
+		a.Vecs = free
+		a.Op("SUBS $%d, %s", w.floats(), n)
 	}
-	a.op("SUBS $%d, %s", vectors.floats(), n)
-	a.op("BLT vector")
-	a.loop("vectors")
+	a.Op("SUBS $%d, %s", vectors.floats(), n)
+	a.Op("BLT vector")
+	a.Loop("vectors")
 	once(vectors)
-	a.op("BGE vectors")
-	a.label("vector")
-	a.op("ADDS $%d, %s", vectors.floats()-4, n)
-	a.op("BLT number")
-	a.loop("four")
+	a.Op("BGE vectors")
+	a.Label("vector")
+	a.Op("ADDS $%d, %s", vectors.floats()-4, n)
+	a.Op("BLT number")
+	a.Loop("four")
 	once(1)
-	a.op("BGE four")
-	a.label("number")
-	a.op("ADDS $3, %s", n)
-	a.op("BLT end")
-	a.label("one")
+	a.Op("BGE four")
+	a.Label("number")
+	a.Op("ADDS $3, %s", n)
+	a.Op("BLT end")
+	a.Label("one")
 	once(0)
-	a.op("BGE one")
-	a.label("end")
+	a.Op("BGE one")
+	a.Label("end")
 }
 
 // channels emits the loop over c > 0 channels, with each over the b > 0 numbers of one, and what is before and behind
 // that.
 func (a *function) channels(vectors width, before func(), body func(w width), behind func(), arrays ...array) {
-	c, b, left := a.arg("c"), a.arg("b"), a.gp()
-	a.label("channel")
-	a.op("MOVD %s, %s", b, left)
+	c, b, left := a.Arg("c"), a.Arg("b"), a.GP()
+	a.Label("channel")
+	a.Op("MOVD %s, %s", b, left)
 	before()
 	a.each(left, vectors, body, arrays...)
 	behind()
-	a.op("SUB $1, %s", c)
-	a.op("CBNZ %s, channel", c)
-	a.op("RET")
+	a.Op("SUB $1, %s", c)
+	a.Op("CBNZ %s, channel", c)
+	a.Op("RET")
 }
 
 // numbers emits a function over n > 0 numbers.
 func (a *function) numbers(vectors width, body func(w width), arrays ...array) {
-	a.each(a.arg("n"), vectors, body, arrays...)
-	a.op("RET")
+	a.each(a.Arg("n"), vectors, body, arrays...)
+	a.Op("RET")
 }
 
 // loaded loads the numbers of a turn of a loop.
 func (a *function) loaded(p array, w width) []vec {
-	vs := a.vectors(w.registers())
+	vs := a.Vectors(w.registers())
 	w.load(a, p.gp, 0, vs)
 	return vs
 }
@@ -93,14 +95,14 @@ func (a *function) loaded(p array, w width) []vec {
 // constants fills a vector each with the floats at an address, which moves on.
 func (a *function) constants(base gp, vs ...vec) {
 	for _, v := range vs {
-		a.op("VLD1R.P 4(%s), [%s]", base, v.as("S4"))
+		a.Op("VLD1R.P 4(%s), [%s]", base, v.As("S4"))
 	}
 }
 
 // doubles are two sums in eight lanes each, in four vectors.
 type doubles struct{ one, two []vec }
 
-func (a *function) doubles() doubles { return doubles{a.vectors(4), a.vectors(4)} }
+func (a *function) doubles() doubles { return doubles{a.Vectors(4), a.Vectors(4)} }
 
 func (d doubles) all() []vec { return append(append([]vec{}, d.one...), d.two...) }
 
@@ -111,7 +113,7 @@ func (a *function) widened(vs []vec, w width) (ds []vec) {
 			if u == 1 && w == 0 {
 				break
 			}
-			d := a.vec()
+			d := a.Vec()
 			a.widen(d, v, u == 1)
 			ds = append(ds, d)
 		}
@@ -129,35 +131,35 @@ func (d doubles) add(f *function, a, x []vec) {
 
 const twoSums = 2 * 8 * 8 // bytes of the sums of a channel
 
-func momentSums(f *file) {
-	a := f.function("momentSumsNEON", "sums *float64, x *float32, c, b int", "",
+func momentSums(f *neon.File) {
+	a := begin(f, "momentSumsNEON", "sums *float64, x *float32, c, b int", "",
 		"adds, channel by channel, Σ x to the first eight sums and Σ x² to the next eight; c, b > 0.")
-	sums, x := a.arg("sums"), a.array("x")
+	sums, x := a.Arg("sums"), a.array("x")
 	d := a.doubles()
-	a.channels(2, func() { a.load(sums, 0, d.all()...) }, func(w width) {
+	a.channels(2, func() { a.Load(sums, 0, d.all()...) }, func(w width) {
 		v := a.widened(a.loaded(x, w), w)
 		d.add(a, v, v)
 	}, func() {
-		a.store(sums, 0, d.all()...)
-		a.op("ADD $%d, %s", twoSums, sums)
+		a.Store(sums, 0, d.all()...)
+		a.Op("ADD $%d, %s", twoSums, sums)
 	}, x)
 }
 
 // affine are the coefficients of a channel: (x-centre)*scale + shift.
 type affine struct{ centre, scale, shift vec }
 
-func (a *function) affine() affine { return affine{a.vec(), a.vec(), a.vec()} }
+func (a *function) affine() affine { return affine{a.Vec(), a.Vec(), a.Vec()} }
 
 // apply returns x-centre and the affine function; x-centre may be in place.
 func (a *function) apply(k affine, x []vec, inPlace bool) (d, y []vec) {
 	d = x
 	if !inPlace {
-		d = a.vectors(len(x))
+		d = a.Vectors(len(x))
 	}
-	y = a.vectors(len(x))
+	y = a.Vectors(len(x))
 	for i := range x {
 		a.fsub(d[i], x[i], k.centre)
-		a.move(y[i], k.shift)
+		a.Move(y[i], k.shift)
 	}
 	for i := range x {
 		a.fmla(y[i], d[i], k.scale)
@@ -165,15 +167,15 @@ func (a *function) apply(k affine, x []vec, inPlace bool) (d, y []vec) {
 	return d, y
 }
 
-func normalise(f *file, relu bool) {
+func normalise(f *neon.File, relu bool) {
 	name, formula := "normaliseNEON", "(x-coef[0])*coef[1] + coef[2]"
 	if relu {
 		name, formula = "normaliseReLUNEON", "max(0, "+formula+")"
 	}
-	a := f.function(name, "y, x, coef *float32, c, b int", "", "is y = "+formula+", three coefficients a channel; c, b > 0.")
-	y, x, coef := a.array("y"), a.array("x"), a.arg("coef")
-	k, zero := a.affine(), a.vec()
-	a.zero(zero)
+	a := begin(f, name, "y, x, coef *float32, c, b int", "", "is y = "+formula+", three coefficients a channel; c, b > 0.")
+	y, x, coef := a.array("y"), a.array("x"), a.Arg("coef")
+	k, zero := a.affine(), a.Vec()
+	a.Zero(zero)
 	a.channels(4, func() { a.constants(coef, k.centre, k.scale, k.shift) }, func(w width) {
 		_, r := a.apply(k, a.loaded(x, w), true)
 		if relu {
@@ -194,26 +196,26 @@ func (a *function) rectified(vs []vec, zero vec) {
 func (a *function) gate(y, g []vec) {
 	for i := range g {
 		a.positive(y[i], y[i])
-		a.op("VAND %s, %s, %[2]s", y[i].as("B16"), g[i].as("B16"))
+		a.Op("VAND %s, %s, %[2]s", y[i].As("B16"), g[i].As("B16"))
 	}
 }
 
 const throughReLU = "grad where (x-coef[0])*coef[1] + coef[2] > 0, else 0"
 
-func gradientSums(f *file, relu bool) {
+func gradientSums(f *neon.File, relu bool) {
 	name, what := "gradientSumsNEON", "grad"
 	if relu {
 		name, what = "gradientSumsReLUNEON", throughReLU
 	}
-	a := f.function(name, "sums *float64, grad, x, coef *float32, c, b int", "",
+	a := begin(f, name, "sums *float64, grad, x, coef *float32, c, b int", "",
 		"adds, channel by channel, Σ h to the first eight sums and Σ h·x to the next eight, h being "+what+"; six coefficients a channel; c, b > 0.")
-	sums, g, x, coef := a.arg("sums"), a.array("grad"), a.array("x"), a.arg("coef")
+	sums, g, x, coef := a.Arg("sums"), a.array("grad"), a.array("x"), a.Arg("coef")
 	d, k := a.doubles(), a.affine()
 	a.channels(2, func() {
-		a.load(sums, 0, d.all()...)
+		a.Load(sums, 0, d.all()...)
 		if relu {
 			a.constants(coef, k.centre, k.scale, k.shift)
-			a.op("ADD $12, %s", coef)
+			a.Op("ADD $12, %s", coef)
 		}
 	}, func(w width) {
 		xs, gs := a.loaded(x, w), a.loaded(g, w)
@@ -223,12 +225,12 @@ func gradientSums(f *file, relu bool) {
 		}
 		d.add(a, a.widened(gs, w), a.widened(xs, w))
 	}, func() {
-		a.store(sums, 0, d.all()...)
-		a.op("ADD $%d, %s", twoSums, sums)
+		a.Store(sums, 0, d.all()...)
+		a.Op("ADD $%d, %s", twoSums, sums)
 	}, g, x)
 }
 
-func normaliseGradient(f *file, relu, keep bool) {
+func normaliseGradient(f *neon.File, relu, keep bool) {
 	name, what, is := "normaliseGradient", "grad", "is dx = "
 	if relu {
 		name, what = "normaliseGradientReLU", throughReLU
@@ -236,13 +238,13 @@ func normaliseGradient(f *file, relu, keep bool) {
 	if keep {
 		name, is = name+"Add", "is dx += "
 	}
-	a := f.function(name+"NEON", "dx, grad, x, coef *float32, c, b int", "",
+	a := begin(f, name+"NEON", "dx, grad, x, coef *float32, c, b int", "",
 		is+"coef[1]*(h - coef[3] - (x-coef[0])*coef[4]) with h = "+what+"; six coefficients a channel; c, b > 0.")
-	dx, g, x, coef := a.array("dx"), a.array("grad"), a.array("x"), a.arg("coef")
-	k, mean, slope := a.affine(), a.vec(), a.vec()
+	dx, g, x, coef := a.array("dx"), a.array("grad"), a.array("x"), a.Arg("coef")
+	k, mean, slope := a.affine(), a.Vec(), a.Vec()
 	a.channels(4, func() {
 		a.constants(coef, k.centre, k.scale, k.shift, mean, slope)
-		a.op("ADD $4, %s", coef)
+		a.Op("ADD $4, %s", coef)
 	}, func(w width) {
 		xs, gs := a.loaded(x, w), a.loaded(g, w)
 		d := xs
@@ -276,10 +278,10 @@ func normaliseGradient(f *file, relu, keep bool) {
 	}, func() {}, dx, g, x)
 }
 
-func rectify(f *file) {
-	a := f.function("rectifyNEON", "y, x *float32, n int", "", "is y = max(0, x); n > 0.")
-	y, x, zero := a.array("y"), a.array("x"), a.vec()
-	a.zero(zero)
+func rectify(f *neon.File) {
+	a := begin(f, "rectifyNEON", "y, x *float32, n int", "", "is y = max(0, x); n > 0.")
+	y, x, zero := a.array("y"), a.array("x"), a.Vec()
+	a.Zero(zero)
 	a.numbers(4, func(w width) {
 		v := a.loaded(x, w)
 		a.rectified(v, zero)
@@ -287,12 +289,12 @@ func rectify(f *file) {
 	}, y, x)
 }
 
-func rectifyGradient(f *file, keep bool) {
+func rectifyGradient(f *neon.File, keep bool) {
 	name, is := "rectifyGradientNEON", "is dx = "
 	if keep {
 		name, is = "rectifyGradientAddNEON", "is dx += "
 	}
-	a := f.function(name, "dx, grad, y *float32, n int", "", is+"grad where y > 0, else 0; n > 0.")
+	a := begin(f, name, "dx, grad, y *float32, n int", "", is+"grad where y > 0, else 0; n > 0.")
 	dx, g, y := a.array("dx"), a.array("grad"), a.array("y")
 	a.numbers(4, func(w width) {
 		gs, ys := a.loaded(g, w), a.loaded(y, w)
@@ -307,8 +309,8 @@ func rectifyGradient(f *file, keep bool) {
 	}, dx, g, y)
 }
 
-func sum(f *file) {
-	a := f.function("sumNEON", "y, a, b *float32, n int", "", "is y = a + b; n > 0.")
+func sum(f *neon.File) {
+	a := begin(f, "sumNEON", "y, a, b *float32, n int", "", "is y = a + b; n > 0.")
 	y, p, q := a.array("y"), a.array("a"), a.array("b")
 	a.numbers(4, func(w width) {
 		v, u := a.loaded(p, w), a.loaded(q, w)
@@ -320,21 +322,21 @@ func sum(f *file) {
 }
 
 // adam loads AdamConstants in memory order. Roots and quotients are those of IEEE 754, not estimates.
-func adam(f *file) {
-	a := f.function("adamNEON", "w, grad, m, v, k *float32, n int", "", "is the update of adam and adamw with the constants k of AdamConstants; n > 0.")
-	w, g, m, v, k := a.array("w"), a.array("grad"), a.array("m"), a.array("v"), a.arg("k")
-	c := a.vectors(9)
+func adam(f *neon.File) {
+	a := begin(f, "adamNEON", "w, grad, m, v, k *float32, n int", "", "is the update of adam and adamw with the constants k of AdamConstants; n > 0.")
+	w, g, m, v, k := a.array("w"), a.array("grad"), a.array("m"), a.array("v"), a.Arg("k")
+	c := a.Vectors(9)
 	a.constants(k, c...)
 	l2, shrink, rate, eps, beta1, beta2, rest1, rest2, scale := c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
 	a.fneg(rate, rate)
 	a.numbers(2, func(wide width) {
 		ws, gs, ms, vs := a.loaded(w, wide), a.loaded(g, wide), a.loaded(m, wide), a.loaded(v, wide)
-		below := a.vectors(len(ws))
+		below := a.Vectors(len(ws))
 		for i := range ws {
 			a.fmla(gs[i], ws[i], l2)
 			a.fmul(ms[i], ms[i], beta1)
 			a.fmul(vs[i], vs[i], beta2)
-			a.move(below[i], eps)
+			a.Move(below[i], eps)
 		}
 		for i := range ws {
 			a.fmla(ms[i], gs[i], rest1)
@@ -362,10 +364,10 @@ func adam(f *file) {
 	}, w, g, m, v)
 }
 
-func momentum(f *file) {
-	a := f.function("momentumNEON", "w, grad, m, k *float32, n int", "", "is the update of sgd with the constants k = {l2, moment, rate}; n > 0.")
-	w, g, m, k := a.array("w"), a.array("grad"), a.array("m"), a.arg("k")
-	l2, moment, rate := a.vec(), a.vec(), a.vec()
+func momentum(f *neon.File) {
+	a := begin(f, "momentumNEON", "w, grad, m, k *float32, n int", "", "is the update of sgd with the constants k = {l2, moment, rate}; n > 0.")
+	w, g, m, k := a.array("w"), a.array("grad"), a.array("m"), a.Arg("k")
+	l2, moment, rate := a.Vec(), a.Vec(), a.Vec()
 	a.constants(k, l2, moment, rate)
 	a.numbers(4, func(wide width) {
 		ws, gs, ms := a.loaded(w, wide), a.loaded(g, wide), a.loaded(m, wide)
@@ -383,34 +385,34 @@ func momentum(f *file) {
 	}, w, g, m)
 }
 
-func addRow(f *file) {
-	a := f.function("addRowNEON", "sums *float64, x *float32, n int", "", "adds x to the sums; n > 0.")
-	sums, x := array{a.arg("sums"), 8}, a.array("x")
+func addRow(f *neon.File) {
+	a := begin(f, "addRowNEON", "sums *float64, x *float32, n int", "", "adds x to the sums; n > 0.")
+	sums, x := array{a.Arg("sums"), 8}, a.array("x")
 	a.numbers(2, func(w width) {
 		p := a.widened(a.loaded(x, w), w)
-		old := a.vectors(len(p))
+		old := a.Vectors(len(p))
 		if w == 0 {
-			a.op("FMOVD (%s), %s", sums.gp, old[0].f())
+			a.Op("FMOVD (%s), %s", sums.gp, old[0].F())
 		} else {
-			a.load(sums.gp, 0, old...)
+			a.Load(sums.gp, 0, old...)
 		}
 		for i := range p {
 			a.faddDouble(old[i], old[i], p[i])
 		}
 		if w == 0 {
-			a.op("FMOVD %s, (%s)", old[0].f(), sums.gp)
+			a.Op("FMOVD %s, (%s)", old[0].F(), sums.gp)
 		} else {
-			a.store(sums.gp, 0, old...)
+			a.Store(sums.gp, 0, old...)
 		}
 	}, sums, x)
 }
 
 // finite sums x·0, to four partial sums.
-func finite(f *file) {
-	a := f.function("zeroesNEON", "x *float32, n int", "float32", "is Σ x·0: 0 when all numbers are finite, NaN otherwise; n > 0.")
-	x, n := a.array("x"), a.arg("n")
-	acc, zero := a.vectors(4), a.vec()
-	a.zero(append(acc, zero)...)
+func finite(f *neon.File) {
+	a := begin(f, "zeroesNEON", "x *float32, n int", "float32", "is Σ x·0: 0 when all numbers are finite, NaN otherwise; n > 0.")
+	x, n := a.array("x"), a.Arg("n")
+	acc, zero := a.Vectors(4), a.Vec()
+	a.Zero(append(acc, zero)...)
 	a.each(n, 4, func(w width) {
 		for i, v := range a.loaded(x, w) {
 			a.fmla(acc[i], v, zero)
@@ -421,6 +423,6 @@ func finite(f *file) {
 	a.fadd(acc[0], acc[0], acc[2])
 	a.faddp(acc[0], acc[0], acc[0])
 	a.faddp(acc[0], acc[0], acc[0])
-	a.op("FMOVS %s, ret+16(FP)", acc[0].f())
-	a.op("RET")
+	a.Op("FMOVS %s, ret+16(FP)", acc[0].F())
+	a.Op("RET")
 }
