@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"hypnos/backends/cpu"
+	"hypnos/backends/fixed"
 	"hypnos/backends/ref"
 	"hypnos/core"
 )
@@ -24,18 +25,37 @@ func table() []entry {
 	return []entry{
 		{ref.Name, nil, func(map[string]string) (core.Backend, error) { return ref.Open(), nil }},
 		{cpu.Name, []string{"threads", "kernels", "memory"}, openCPU},
+		{fixed.Name, []string{"threads", "kernels"}, openFixed},
 	}
 }
 
-func openCPU(settings map[string]string) (core.Backend, error) {
-	o := cpu.Options{Kernels: settings["kernels"]}
-	if v, ok := settings["threads"]; ok {
-		n, err := strconv.Atoi(v)
-		if err != nil {
-			return nil, fmt.Errorf("threads=%q is not a whole number", v)
-		}
-		o.Threads = n
+func openFixed(settings map[string]string) (core.Backend, error) {
+	threads, err := threadsOf(settings)
+	if err != nil {
+		return nil, err
 	}
+	return fixed.Open(fixed.Options{Kernels: settings["kernels"], Threads: threads})
+}
+
+// threadsOf is the setting "threads", 0 without.
+func threadsOf(settings map[string]string) (int, error) {
+	v, ok := settings["threads"]
+	if !ok {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		return 0, fmt.Errorf("threads=%q is not a whole number", v)
+	}
+	return n, nil
+}
+
+func openCPU(settings map[string]string) (core.Backend, error) {
+	threads, err := threadsOf(settings)
+	if err != nil {
+		return nil, err
+	}
+	o := cpu.Options{Kernels: settings["kernels"], Threads: threads}
 	if v, ok := settings["memory"]; ok {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 1 || n > math.MaxInt64/1_000_000 {

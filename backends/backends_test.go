@@ -29,8 +29,8 @@ func open(t *testing.T, spec string) core.Backend {
 // Every name that is listed opens the backend of that name, with and without the colon before no settings.
 func TestEveryNameOpens(t *testing.T) {
 	names := backends.Names()
-	if !slices.Equal(names, []string{"ref", "cpu"}) {
-		t.Errorf("names %v, want ref and cpu", names)
+	if !slices.Equal(names, []string{"ref", "cpu", "fixed"}) {
+		t.Errorf("names %v, want ref, cpu and fixed", names)
 	}
 	for _, name := range names {
 		for _, spec := range []string{name, name + ":"} {

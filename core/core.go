@@ -52,7 +52,10 @@ type Options struct {
 	Train     bool       // whether Wake and gradients will be asked for
 	Optimizer optim.Spec // used by Wake
 	Rule      WakeRule   // by which Wake learns; "" is Backprop
-	Seed      uint64     // of what the rule draws: Broadcast's matrices
+	Seed      uint64     // of what the rule draws, Broadcast's matrices, and of stochastic rounding
+	// LearnFrom names the first layer that Wake changes: it and those behind it learn, those before it keep their
+	// parameters, and no error is carried back to them. "" is all. (On a board: the classifier, or the last block.)
+	LearnFrom string
 }
 
 // Memory is what an engine takes, in bytes.
@@ -216,6 +219,22 @@ func CheckWake(n *net.Network, o Options, x Batch, y Labels, lr float64) error {
 		return err
 	}
 	return CheckLabels(n, x, y)
+}
+
+// Learns tells of every node whether Wake changes its parameters. A LearnFrom that names no layer is an error.
+func (o Options) Learns(n *net.Network) ([]bool, error) {
+	first := 0
+	if o.LearnFrom != "" {
+		var ok bool
+		if first, ok = n.Node(o.LearnFrom); !ok {
+			return nil, fmt.Errorf("core: %s has no layer %q to learn from", n.Name, o.LearnFrom)
+		}
+	}
+	learns := make([]bool, len(n.Nodes))
+	for i := range learns {
+		learns[i] = i >= first
+	}
+	return learns, nil
 }
 
 var errInferenceOnly = errors.New("core: the engine was compiled for inference only")

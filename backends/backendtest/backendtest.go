@@ -42,6 +42,7 @@ func Run(t *testing.T, c Config) {
 	t.Run("RunningStatistics", c.runningStatistics)
 	t.Run("Optimizers", c.optimizers)
 	t.Run("NonFiniteIsRefused", c.nonFiniteIsRefused)
+	t.Run("LearnsFrom", c.learnsFrom)
 	t.Run("SaveAndLoad", c.saveAndLoad)
 	t.Run("SameBits", c.sameBits)
 	t.Run("BroadcastOfLayers", c.broadcastOfLayers)

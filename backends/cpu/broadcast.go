@@ -5,7 +5,7 @@ import (
 	"math"
 
 	"hypnos/backends/cpu/internal/kernel"
-	"hypnos/backends/cpu/internal/workers"
+	"hypnos/backends/internal/workers"
 	"hypnos/core"
 )
 

@@ -11,7 +11,7 @@ import (
 
 	"hypnos/backends/cpu/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
-	"hypnos/backends/cpu/internal/workers"
+	"hypnos/backends/internal/workers"
 	"hypnos/core"
 	"hypnos/core/model"
 	"hypnos/core/net"
@@ -22,6 +22,7 @@ import (
 type engine struct {
 	net      *net.Network
 	opt      core.Options
+	learns   []bool // by node
 	pool     *workers.Pool
 	kernels  *kernel.Kernels
 	plan     plan
@@ -79,8 +80,12 @@ func (p pass) inGrad(node, i int) ([]float32, mode) {
 }
 
 func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*engine, error) {
+	learns, err := o.Learns(n)
+	if err != nil {
+		return nil, err
+	}
 	e := &engine{
-		net: n, opt: o, kernels: k, plan: makePlan(n, o, threads), byNode: make([][]*param, len(n.Nodes)),
+		net: n, opt: o, learns: learns, kernels: k, plan: makePlan(n, o, threads), byNode: make([][]*param, len(n.Nodes)),
 		spoiled: make([]atomic.Bool, len(n.Nodes)),
 	}
 	e.onUpdate = e.updatePart
@@ -96,7 +101,6 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 			}
 		}
 	}
-	var err error
 	if e.broadcast, err = e.newBroadcast(threads); err != nil {
 		return nil, err
 	}

@@ -4,7 +4,7 @@ import (
 	"math"
 
 	"hypnos/backends/cpu/internal/kernel"
-	"hypnos/backends/cpu/internal/workers"
+	"hypnos/backends/internal/workers"
 	"hypnos/core/net"
 )
 
@@ -171,11 +171,11 @@ func (l *norm) gradientPart(_, lo, hi int) {
 	}
 }
 
-// moveStatistics moves the running statistics of every batch norm towards the batch's, the variance made unbiased.
+// moveStatistics moves the running statistics of every batch norm that learns towards the batch's, the variance made unbiased.
 func (e *engine) moveStatistics(p pass) {
-	for _, l := range e.layers {
+	for i, l := range e.layers {
 		b, ok := l.(*norm)
-		if !ok {
+		if !ok || !e.learns[i] {
 			continue
 		}
 		m := b.count(p.n)

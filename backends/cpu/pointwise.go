@@ -1,6 +1,6 @@
 package cpu
 
-import "hypnos/backends/cpu/internal/workers"
+import "hypnos/backends/internal/workers"
 
 // relu is max(x, 0), in place where the plan says so.
 type relu struct {

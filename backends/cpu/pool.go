@@ -1,7 +1,7 @@
 package cpu
 
 import (
-	"hypnos/backends/cpu/internal/workers"
+	"hypnos/backends/internal/workers"
 	"hypnos/core/net"
 )
 

@@ -1,6 +1,6 @@
 package cpu
 
-import "hypnos/backends/cpu/internal/workers"
+import "hypnos/backends/internal/workers"
 
 // transpose exchanges positions and channels. The batch is innermost, so that it moves rows of B numbers.
 type transpose struct {

@@ -13,7 +13,7 @@ type updater struct {
 	momentum kernel.MomentumConstants
 }
 
-// update makes a step of the optimiser on every trained parameter.
+// update makes a step of the optimiser on every trained parameter of the layers that learn.
 func (e *engine) update(lr float64) {
 	e.step++
 	s := e.opt.Optimizer.At(e.step, lr)
@@ -27,7 +27,7 @@ func (e *engine) update(lr float64) {
 		momentum: kernel.MomentumConstants{L2: float32(s.L2), Moment: float32(s.Moment), Rate: float32(s.Rate)},
 	}
 	for _, q := range e.params {
-		if q.grad != nil {
+		if q.grad != nil && e.learns[q.node] {
 			e.updater.param = q
 			q.finite.Store(true) // as long as no worker objects
 			e.pool.Run(len(q.value), e.onUpdate)

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"hypnos/backends/cpu/internal/kernel"
-	"hypnos/backends/cpu/internal/workers"
+	"hypnos/backends/internal/workers"
 	"hypnos/core"
 	"hypnos/core/net"
 )

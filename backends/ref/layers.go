@@ -300,11 +300,11 @@ func (b norm) backward(dx, g, x []float64) {
 	}
 }
 
-// moveStatistics moves the running statistics of every batch norm towards the batch's, the variance made unbiased.
+// moveStatistics moves the running statistics of every batch norm that learns towards the batch's, the variance made unbiased.
 func (e *engine) moveStatistics(p *pass) {
 	for i, node := range e.net.Nodes {
 		op, ok := node.Op.(net.BatchNorm)
-		if !ok {
+		if !ok || !e.learns[i] {
 			continue
 		}
 		m := float64(p.n * node.In.H * node.In.W)

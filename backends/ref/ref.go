@@ -67,10 +67,14 @@ func (backend) Compile(n *net.Network, o core.Options) (core.Engine, error) {
 	if err := core.CheckOptions(o); err != nil {
 		return nil, err
 	}
-	e := &engine{net: n, opt: o, params: make([][]*param, len(n.Nodes))}
+	learns, err := o.Learns(n)
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{net: n, opt: o, learns: learns, params: make([][]*param, len(n.Nodes))}
 	for i, node := range n.Nodes {
 		for _, p := range node.Params {
-			q := &param{Param: p, value: make([]float64, p.Len())}
+			q := &param{Param: p, learns: learns[i], value: make([]float64, p.Len())}
 			if o.Train && p.Trained() {
 				q.grad = make([]float64, p.Len())
 				for range o.Optimizer.Slots() {
@@ -87,6 +91,7 @@ func (backend) Compile(n *net.Network, o core.Options) (core.Engine, error) {
 type engine struct {
 	net    *net.Network
 	opt    core.Options
+	learns []bool     // by node
 	params [][]*param // by node, in the order of net.Node.Params
 	step   int64      // learning steps taken
 }
@@ -94,6 +99,7 @@ type engine struct {
 // param is one parameter with its gradient and optimiser slots, all in the canonical layout.
 type param struct {
 	net.Param
+	learns      bool
 	value, grad []float64
 	slots       [][]float64
 }
@@ -217,12 +223,12 @@ func lossGradient(l core.Logits, y core.Labels) []float64 {
 	return g
 }
 
-// update applies the optimiser to every trained parameter (package optim).
+// update applies the optimiser to every trained parameter of the layers that learn (package optim).
 func (e *engine) update(lr float64) {
 	e.step++
 	s := e.opt.Optimizer.At(e.step, lr)
 	for q := range e.all() {
-		if !q.Trained() {
+		if !q.Trained() || !q.learns {
 			continue
 		}
 		m, v := q.slots[0], q.slots[len(q.slots)-1]

@@ -38,6 +38,8 @@ type Kernels struct {
 	Update func(w, x, d []int16, random []uint16, rows, shift int, limit int16)
 	// Accumulate adds w to sum, element by element. Their length is a multiple of Lanes.
 	Accumulate func(sum []int32, w []int16)
+	// Norm is the largest Σ_j |w[i·K+j]| of the rows of w, (len(w)/K, K). K is a multiple of Lanes and below 2^16.
+	Norm func(w []int16, k int) int64
 	// Halves is rng.Stream.Halves; the length of dst is a multiple of Lanes.
 	Halves func(dst []uint16, s rng.Stream, first uint64)
 }
@@ -47,7 +49,7 @@ func Versions() []*Kernels { return append(assembly(), portable()) }
 
 func portable() *Kernels {
 	return &Kernels{
-		Name: "portable", Dot: dot, DotNarrow: dotNarrow, Back: back, Update: update, Accumulate: accumulate,
+		Name: "portable", Dot: dot, DotNarrow: dotNarrow, Back: back, Update: update, Accumulate: accumulate, Norm: norm,
 		Halves: func(dst []uint16, s rng.Stream, first uint64) { s.Halves(dst, first) },
 	}
 }
@@ -104,4 +106,16 @@ func accumulate(sum []int32, w []int16) {
 	for j := range sum {
 		sum[j] += int32(w[j])
 	}
+}
+
+func norm(w []int16, k int) int64 {
+	largest := int64(0)
+	for i := 0; i < len(w); i += k {
+		sum := int64(0)
+		for _, v := range w[i : i+k] {
+			sum += int64(max(v, -v))
+		}
+		largest = max(largest, sum)
+	}
+	return largest
 }

@@ -88,7 +88,7 @@ func TestRunsConcurrently(t *testing.T) {
 func helpers() int {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	return strings.Count(string(stacks), "created by hypnos/backends/cpu/internal/workers.New ")
+	return strings.Count(string(stacks), "created by hypnos/backends/internal/workers.New ")
 }
 
 // ended fails when goroutines are left. They end in their own time once their channel is closed; the deadline is far
