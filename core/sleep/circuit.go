@@ -103,7 +103,9 @@ func (c Circuit) overshoot(square float64) float64 {
 	p := c.presentation(0, square, true)
 	k := c.Momentum / (1 - c.Momentum)
 	// The rate of a settled response is the response itself: y and r are 1.
-	return 1 + square*(p.out[coefficient][ofResponse]+p.out[coefficient][ofRate]+k*(p.out[velocity][ofResponse]+p.out[velocity][ofRate]))
+	settled := p.out[coefficient][ofResponse] + p.out[coefficient][ofRate]
+	moving := p.out[velocity][ofResponse] + p.out[velocity][ofRate]
+	return 1 + float64(square*(settled+float64(k*moving)))
 }
 
 func (c Circuit) forStrength(s Strength) (Rule, error) {
@@ -128,11 +130,13 @@ func (c Circuit) forStrength(s Strength) (Rule, error) {
 // Excite is Eq. 8a as one Euler step of h = dt/τ: the rate of an excitatory neuron from its rate, its input z = w·x
 // and the inhibitory rate.
 func (c Circuit) Excite(r, z, inhibition float64) float64 {
-	return r + c.Dt/c.Tau*(-r+z-c.Alpha*inhibition+c.B)
+	return r + float64(c.Dt/c.Tau*(-r+z-float64(c.Alpha*inhibition)+c.B))
 }
 
 // Inhibit is Eq. 8b as one Euler step: the rate of the inhibitory neuron from its rate and the mean excitatory one.
-func (c Circuit) Inhibit(r, mean float64) float64 { return r + c.Dt/c.Tau*(-r+mean-c.B) }
+func (c Circuit) Inhibit(r, mean float64) float64 {
+	return r + float64(c.Dt/c.Tau*(-r+mean-c.B))
+}
 
 // Settled is Eq. 9, the fixed point of an excitatory rate: z is the neuron's input, mean that of its group.
 func (c Circuit) Settled(z, mean float64) float64 { return c.B + z - mean + mean/(1+c.Alpha) }
@@ -181,8 +185,8 @@ func (d *circuitDirect) present(t int, x []float64) {
 		}
 		for k, w := range d.w {
 			for j := range w {
-				g := (d.r[k]-rest)*x[j] + d.Gamma*(w[j]-d.w0[k][j])
-				d.v[k][j] = d.Momentum*d.v[k][j] - rate*g
+				g := float64((d.r[k]-rest)*x[j]) + float64(d.Gamma*(w[j]-d.w0[k][j]))
+				d.v[k][j] = float64(d.Momentum*d.v[k][j]) - float64(rate*g)
 				w[j] += d.v[k][j]
 			}
 		}
@@ -234,20 +238,20 @@ func (c Circuit) presentation(t int, square float64, deviations bool) presentati
 		// z = y + x·(what the others' coefficients are by now) + |x|² c
 		z := [5]float64{ofResponse: 1, ofChange: p.carry[0][0], ofVelocity: p.carry[0][1]}
 		for k := range z {
-			z[k] += square * o[coefficient][k]
+			z[k] += float64(square * o[coefficient][k])
 			r, inh := o[rateOut][k], o[inhibitionOut][k]
-			o[rateOut][k] = r + h*(-r+z[k]-alpha*inh)
-			o[inhibitionOut][k] = inh + h*(-inh+r)
+			o[rateOut][k] = r + float64(h*(-r+z[k]-float64(alpha*inh)))
+			o[inhibitionOut][k] = inh + float64(h*(-inh+r))
 		}
 		if t*all+i < settling {
 			continue
 		}
 		for k := range z {
-			o[velocity][k] = c.Momentum*o[velocity][k] - rate*(o[rateOut][k]+c.Gamma*o[coefficient][k])
+			o[velocity][k] = float64(c.Momentum*o[velocity][k]) - float64(rate*(o[rateOut][k]+float64(c.Gamma*o[coefficient][k])))
 			o[coefficient][k] += o[velocity][k]
 		}
 		for k := range p.carry {
-			p.carry[1][k] = c.Momentum*p.carry[1][k] - rate*c.Gamma*p.carry[0][k]
+			p.carry[1][k] = float64(c.Momentum*p.carry[1][k]) - float64(rate*c.Gamma*p.carry[0][k])
 			p.carry[0][k] += p.carry[1][k]
 		}
 	}
@@ -269,14 +273,14 @@ func (c Circuit) stream(w, x []float64, shown []presentation, scratch []float64)
 		var out [4]float64
 		for i := range out {
 			for k, a := range in {
-				out[i] += p.out[i][k] * a
+				out[i] += float64(p.out[i][k] * a)
 			}
 		}
 		r, inh = out[rateOut], out[inhibitionOut]
 		for j := range change {
 			d, e := change[j], v[j]
-			change[j] = p.carry[0][0]*d + p.carry[0][1]*e + out[coefficient]*x[j]
-			v[j] = p.carry[1][0]*d + p.carry[1][1]*e + out[velocity]*x[j]
+			change[j] = carry(p.carry[0], d, e) + float64(out[coefficient]*x[j])
+			v[j] = carry(p.carry[1], d, e) + float64(out[velocity]*x[j])
 		}
 	}
 	for j := range w {
@@ -317,7 +321,7 @@ func (e *circuitDense) present(x []float64) {
 	for i, a := range x {
 		for j := range e.m {
 			d, v := &e.change[i*e.m+j], &e.v[i*e.m+j]
-			*d, *v = p.carry[0][0]**d+p.carry[0][1]**v+a*e.row[coefficient][j], p.carry[1][0]**d+p.carry[1][1]**v+a*e.row[velocity][j]
+			*d, *v = carry(p.carry[0], *d, *v)+float64(a*e.row[coefficient][j]), carry(p.carry[1], *d, *v)+float64(a*e.row[velocity][j])
 		}
 	}
 	e.t++
@@ -406,7 +410,7 @@ func (c Circuit) factors(x []float64, m int, shown []presentation, stop func() e
 	for s, f := range carried {
 		c, e := at(born[0], s), at(born[1], s)
 		for j := range c {
-			c[j] = f[0][0]*c[j] + f[0][1]*e[j]
+			c[j] = carry(f[0], c[j], e[j])
 		}
 	}
 	return Map{X: x, Y: born[0]}, nil
@@ -416,8 +420,11 @@ func (c Circuit) factors(x []float64, m int, shown []presentation, stop func() e
 func times(a, b [2][2]float64) (c [2][2]float64) {
 	for i := range c {
 		for j := range c[i] {
-			c[i][j] = a[i][0]*b[0][j] + a[i][1]*b[1][j]
+			c[i][j] = carry(a[i], b[0][j], b[1][j])
 		}
 	}
 	return c
 }
+
+// carry is a row of a presentation's carry applied to a coefficient and its velocity.
+func carry(row [2]float64, c, e float64) float64 { return float64(row[0]*c) + float64(row[1]*e) }

@@ -118,7 +118,8 @@ func (h Hebbian) Check() error {
 // for λ there; the rest of the bound is then an estimate. Noise of the neuron's own adds its square length to q.
 func (h Hebbian) bound(s Strength) float64 {
 	b := float64(h.Batch)
-	return 2 * (1 - h.Momentum) / ((s.Square+s.Noisy*h.Noise*h.Noise)/b + (1-1/b)*s.Largest + h.Gamma)
+	noise := float64(s.Noisy * h.Noise * h.Noise)
+	return 2 * (1 - h.Momentum) / ((s.Square+noise)/b + float64((1-1/b)*s.Largest) + h.Gamma)
 }
 
 // forStrength is the rule with its rate chosen, if it is to be, for patterns of a strength; one that is unstable is refused.
@@ -212,8 +213,8 @@ func (d *hebbianDirect) present(t int, x []float64, noise func(b, i int, seen []
 	rate := d.Rate.At(float64(t))
 	for i := range d.w {
 		for j := range m {
-			g := d.g[i][j] + d.Gamma*(d.w[i][j]-d.w0[i][j])
-			d.v[i][j] = d.Momentum*d.v[i][j] - rate*g
+			g := d.g[i][j] + float64(d.Gamma*(d.w[i][j]-d.w0[i][j]))
+			d.v[i][j] = float64(d.Momentum*d.v[i][j]) - float64(rate*g)
 			d.w[i][j] += d.v[i][j]
 		}
 	}
@@ -234,7 +235,7 @@ func (h Hebbian) stream(δ, x, scratch []float64) {
 		}
 		rate := h.Rate.At(float64(t))
 		for j := range δ {
-			v[j] = h.Momentum*v[j] - rate*(g[j]+h.Gamma*(δ[j]-start[j]))
+			v[j] = float64(h.Momentum*v[j]) - float64(rate*(g[j]+float64(h.Gamma*(δ[j]-start[j]))))
 			δ[j] += v[j]
 		}
 	}
@@ -271,7 +272,7 @@ func (e *hebbianDense) Present(x []float64) {
 		if i%(e.m+1) == 0 {
 			d--
 		}
-		e.v[i] = e.Momentum*e.v[i] - rate*(e.g[i]+e.Gamma*d)
+		e.v[i] = float64(e.Momentum*e.v[i]) - float64(rate*(e.g[i]+float64(e.Gamma*d)))
 		e.d[i] += e.v[i]
 	}
 	e.t++
@@ -324,7 +325,7 @@ func (h Hebbian) factors(x []float64, m int, each func(n int, f func(lo, hi int)
 			}
 			rate := h.Rate.At(float64(p / h.Batch))
 			for s := range c {
-				e[s] = h.Momentum*e[s] - rate*h.Gamma*c[s]
+				e[s] = float64(h.Momentum*e[s]) - float64(rate*h.Gamma*c[s])
 				c[s] += e[s]
 			}
 			c, e, born = append(c, 1), append(e, 1), append(born, rate/float64(h.Batch))
@@ -359,11 +360,11 @@ func (h Hebbian) diagonal(x []float64, m int, line []int) Map {
 		clear(g)
 		for p := t * h.Batch; p < (t+1)*h.Batch; p++ {
 			j := line[p]
-			g[j] += x[p*m+j] * x[p*m+j] * d[j] / float64(h.Batch)
+			g[j] += float64(x[p*m+j]*x[p*m+j]*d[j]) / float64(h.Batch)
 		}
 		rate := h.Rate.At(float64(t))
 		for j := range d {
-			v[j] = h.Momentum*v[j] - rate*(g[j]+h.Gamma*(d[j]-1))
+			v[j] = float64(h.Momentum*v[j]) - float64(rate*(g[j]+float64(h.Gamma*(d[j]-1))))
 			d[j] += v[j]
 		}
 	}

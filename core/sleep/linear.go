@@ -89,19 +89,23 @@ func identity(n int) []float64 {
 	return d
 }
 
+// Maps and responses are the same numbers on every processor: each product is rounded before it is added (the explicit
+// conversions), which keeps compilers from fusing the two, and sums have one order. Integer backends need it: what they round
+// of a map must not differ.
+
 // dot is the inner product.
 func dot(a, b []float64) float64 {
 	b = b[:len(a)]
 	var s0, s1, s2, s3 float64
 	i := 0
 	for ; i+4 <= len(a); i += 4 {
-		s0 += a[i] * b[i]
-		s1 += a[i+1] * b[i+1]
-		s2 += a[i+2] * b[i+2]
-		s3 += a[i+3] * b[i+3]
+		s0 += float64(a[i] * b[i])
+		s1 += float64(a[i+1] * b[i+1])
+		s2 += float64(a[i+2] * b[i+2])
+		s3 += float64(a[i+3] * b[i+3])
 	}
 	for ; i < len(a); i++ {
-		s0 += a[i] * b[i]
+		s0 += float64(a[i] * b[i])
 	}
 	return s0 + s1 + (s2 + s3)
 }
@@ -110,7 +114,7 @@ func dot(a, b []float64) float64 {
 func axpy(y []float64, c float64, x []float64) {
 	x = x[:len(y)]
 	for i := range y {
-		y[i] += c * x[i]
+		y[i] += float64(c * x[i])
 	}
 }
 
