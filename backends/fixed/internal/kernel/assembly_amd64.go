@@ -16,7 +16,7 @@ func assembly() []*Kernels {
 		return nil
 	}
 	return []*Kernels{{
-		Name: "avx2", Dot: dot2, DotNarrow: dotNarrow2, Back: back2, Update: update2, Accumulate: accumulate2, Halves: halves2,
+		Name: "avx2", Dot: dot2, DotNarrow: dotNarrow2, Back: back2, Update: update2, Accumulate: accumulate2, Norm: norm2, Halves: halves2,
 	}}
 }
 
@@ -73,6 +73,13 @@ func accumulate2(sum []int32, w []int16) {
 	}
 	_ = w[len(sum)-1]
 	accumulateAVX2(&sum[0], &w[0], len(sum))
+}
+
+func norm2(w []int16, k int) (largest int64) {
+	if len(w) > 0 {
+		normAVX2(&largest, &w[0], len(w)/k, k)
+	}
+	return largest
 }
 
 // halvesGroup is how many numbers halvesAVX2 makes at a time.

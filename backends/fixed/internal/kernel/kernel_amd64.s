@@ -448,6 +448,42 @@ loop:
 	VZEROUPPER
 	RET
 
+// func normAVX2(largest *int64, w *int16, rows int, k int)
+// Requires: AVX, AVX2
+TEXT ·normAVX2(SB), NOSPLIT, $0-32
+	MOVQ     w+8(FP), AX
+	MOVQ     rows+16(FP), CX
+	MOVQ     k+24(FP), DX
+	VPCMPEQW Y0, Y0, Y0
+	VPABSW   Y0, Y0
+	VPXOR    Y1, Y1, Y1
+
+row:
+	VPXOR Y2, Y2, Y2
+	MOVQ  DX, BX
+
+loop:
+	VPABSW     (AX), Y3
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	ADDQ       $0x00000020, AX
+	SUBQ       $0x10, BX
+	JNE        loop
+	VPERM2I128 $0x01, Y2, Y2, Y3
+	VPADDD     Y3, Y2, Y2
+	VPSHUFD    $0x4e, Y2, Y3
+	VPADDD     Y3, Y2, Y2
+	VPSHUFD    $0xb1, Y2, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMAXSD    Y2, Y1, Y1
+	DECQ       CX
+	JNE        row
+	MOVQ       largest+0(FP), AX
+	VMOVD      X1, CX
+	MOVQ       CX, (AX)
+	VZEROUPPER
+	RET
+
 DATA blocks0<>+0(SB)/8, $0x0000000000000000
 DATA blocks0<>+8(SB)/8, $0x0000000000000002
 DATA blocks0<>+16(SB)/8, $0x0000000000000001

@@ -371,6 +371,28 @@ func TestAccumulate(t *testing.T) {
 }
 
 // Also where the number of the block needs its upper half, or wraps.
+func TestNorm(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v *Kernels) {
+		r, trials := bench(t, 2, 2*9*40*Lanes+128), 0
+		for rows := 1; rows <= 9; rows++ {
+			for k := Lanes; k <= 40*Lanes; k += 3 * Lanes {
+				for kind := range kinds {
+					r.next()
+					w := from(r, numbers[int16](r, rows*k, math.MaxInt16, kind))
+					got, want := int64(0), norm(w, k)
+					what := fmt.Sprintf("%d rows of %d", rows, k)
+					r.run(what, func() { got = v.Norm(w, k) })
+					if got != want {
+						t.Errorf("%s, kind %d: %d, want %d", what, kind, got, want)
+					}
+					trials++
+				}
+			}
+		}
+		checkCount(t, "rows and lengths", trials, 9*14*kinds)
+	})
+}
+
 func TestHalves(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v *Kernels) {
 		r, trials := bench(t, 1, 2*40*Lanes+128), 0

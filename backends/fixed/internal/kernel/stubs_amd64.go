@@ -34,6 +34,11 @@ func updateAVX2(w *int16, x *int16, d *int16, random *uint16, inputs int, rows i
 //go:noescape
 func accumulateAVX2(sum *int32, w *int16, n int)
 
+// normAVX2 sets largest to the largest Σ_j |w[i·k+j]| of the rows; rows > 0, k > 0 is a multiple of 16 and below 2^16.
+//
+//go:noescape
+func normAVX2(largest *int64, w *int16, rows int, k int)
+
 // halvesAVX2 sets n > 0 times 64 numbers of 16 bits to those of the blocks from first on.
 //
 //go:noescape

@@ -24,6 +24,7 @@ func main() {
 	updateOne()
 	update()
 	accumulate()
+	norm()
 	halves()
 	Generate()
 }
@@ -408,6 +409,42 @@ func accumulate() {
 }
 
 // constants is a table of four 64-bit numbers.
+// norm sums a row's absolute values in pairs, as products with 1; a row below 2^16 elements stays below 2^31.
+func norm() {
+	function("normAVX2", "largest *int64, w *int16, rows, k int", "sets largest to the largest Σ_j |w[i·k+j]| of the rows; rows > 0, k > 0 is a multiple of 16 and below 2^16.")
+	w, rows, k := arg("w"), arg("rows"), arg("k")
+	ones := YMM()
+	VPCMPEQW(ones, ones, ones)
+	VPABSW(ones, ones)
+	best, left := zero(), GP64()
+	Label("row")
+	sum := zero()
+	MOVQ(k, left)
+	Label("loop")
+	v := YMM()
+	VPABSW(Mem{Base: w}, v)
+	VPMADDWD(ones, v, v)
+	VPADDD(v, sum, sum)
+	add(w, vectorBytes)
+	SUBQ(Imm(vectorBytes/2), left)
+	JNE(LabelRef("loop"))
+	// Eight lanes to their sum in each.
+	other := YMM()
+	VPERM2I128(Imm(1), sum, sum, other)
+	VPADDD(other, sum, sum)
+	VPSHUFD(Imm(0b01001110), sum, other)
+	VPADDD(other, sum, sum)
+	VPSHUFD(Imm(0b10110001), sum, other)
+	VPADDD(other, sum, sum)
+	VPMAXSD(sum, best, best)
+	DECQ(rows)
+	JNE(LabelRef("row"))
+	result, n := arg("largest"), GP32()
+	VMOVD(best.AsX(), n)
+	MOVQ(n.As64(), Mem{Base: result})
+	end()
+}
+
 func constants(name string, v ...uint64) Mem {
 	m := GLOBL(name, RODATA|NOPTR)
 	for i := range 4 {
