@@ -76,12 +76,12 @@ func (f Format) Quantise(v float64) int16 {
 		panic("fixed: NaN has no integer")
 	}
 	limit := float64(f.Max())
-	n := nearest(math.Ldexp(v, f.Frac))
+	n := Nearest(math.Ldexp(v, f.Frac))
 	return int16(min(max(n, -limit), limit))
 }
 
-// nearest is the integer nearest to v, midpoints up. v + 0.5 would round before it is cut.
-func nearest(v float64) float64 {
+// Nearest is the integer nearest to v, midpoints up. v + 0.5 would round before it is cut.
+func Nearest(v float64) float64 {
 	n := math.Floor(v)
 	if v-n >= 0.5 {
 		n++
@@ -97,7 +97,7 @@ func FormatFor(largest float64, wordBits int) (Format, error) {
 	}
 	for i := -maxExponent; i <= maxExponent; i++ {
 		f := Format{i, wordBits - i}
-		if nearest(math.Ldexp(math.Abs(largest), f.Frac)) <= float64(f.Max()) {
+		if Nearest(math.Ldexp(math.Abs(largest), f.Frac)) <= float64(f.Max()) {
 			return f, f.Check()
 		}
 	}

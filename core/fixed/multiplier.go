@@ -18,7 +18,7 @@ func NewMultiplier(v float64) (Multiplier, error) {
 		return Multiplier{}, fmt.Errorf("fixed: factor %g is outside 2^-30…2^30", v)
 	}
 	fraction, exponent := math.Frexp(v) // exact; fraction in [1/2, 1)
-	m := nearest(math.Ldexp(fraction, 31))
+	m := Nearest(math.Ldexp(fraction, 31))
 	if m == 1<<31 {
 		m, exponent = 1<<30, exponent+1
 	}

@@ -1,0 +1,74 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"strings"
+
+	"hypnos/core"
+)
+
+// Ranges are the largest absolute values of the nodes' outputs over some images, by node.
+type Ranges map[string]float64
+
+// Calibrate runs a float engine of a folded network over images and returns the ranges of its activations, the input's
+// included. It is an error when there are no images, when all pixels of all images are equal, and when a node's
+// activations are all 0 or not all finite, which names the node.
+//
+// The largest value is the rule, not a percentile: with 13 bits nothing is gained by cutting off large activations
+// (docs/EDGE.md has the measured figures), and what is cut off is lost for learning.
+func Calibrate(ctx context.Context, e core.Engine, batches iter.Seq[core.Batch]) (Ranges, error) {
+	r, images := Ranges{}, 0
+	lo, hi := float32(math.Inf(1)), float32(math.Inf(-1))
+	var order []string
+	for x := range batches {
+		for _, v := range x.Pixels {
+			lo, hi = min(lo, v), max(hi, v)
+		}
+		for t, err := range e.Trace(ctx, x, core.Probe{}) {
+			if err != nil {
+				return nil, fmt.Errorf("edge: calibration: %w", err)
+			}
+			v, err := t.Float64s()
+			if err != nil {
+				return nil, fmt.Errorf("edge: calibration: %w", err)
+			}
+			name := strings.TrimPrefix(t.Name, "out/")
+			largest := largestOf(v)
+			if !finite(largest) {
+				return nil, fmt.Errorf("edge: calibration: activations of layer %q are not finite", name)
+			}
+			if _, ok := r[name]; !ok {
+				order = append(order, name)
+			}
+			r[name] = max(r[name], largest)
+		}
+		images += x.N
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case images == 0:
+		return nil, errors.New("edge: calibration: no images")
+	case lo == hi:
+		return nil, fmt.Errorf("edge: calibration: constant images: all pixels of %d images are %g", images, lo)
+	}
+	for _, name := range order {
+		if r[name] == 0 {
+			return nil, fmt.Errorf("edge: calibration: layer %q gives nothing but 0 for %d images", name, images)
+		}
+	}
+	return r, nil
+}
+
+// largestOf is the largest |x|; NaN where one is.
+func largestOf(x []float64) float64 {
+	largest := 0.0
+	for _, v := range x {
+		largest = max(largest, math.Abs(v)) // max gives NaN when one of the two is
+	}
+	return largest
+}
