@@ -4,6 +4,7 @@
 //	hypnos train       train a network as a TOML file says
 //	hypnos eval        test a checkpoint
 //	hypnos sleep       let a checkpoint's network sleep
+//	hypnos package     make integers of a checkpoint, for the edge
 //	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
 //	hypnos bench       speed against the machine's limits and against other programs
@@ -56,6 +57,7 @@ func commands() []command {
 		{"train", "train a network as a TOML file says; resumes", trainCommand},
 		{"eval", "test a checkpoint", eval},
 		{"sleep", "let a checkpoint's network sleep, and measure it", sleepCommand},
+		{"package", "make an edge package of a checkpoint: integers, in one file", packageCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
 		{"bench", "speed against the machine's limits and against other programs", bench},
