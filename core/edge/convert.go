@@ -157,15 +157,16 @@ func (c *Conversion) choose(v net.Node, s statistics) error {
 		}
 	}
 	c.Weights = f
-	for ; !c.Narrow; f.Frac-- {
-		c.Narrow = fixed.NarrowSum(s.normIn(f), c.Input.Max())
-		if units := math.Ldexp(s.rms, f.Frac); units < coarsest && !c.Narrow || f.Bits() == 1 {
-			c.Why = fmt.Sprintf("for int32 its weights would be below %d units in the last place (root mean square)", coarsest)
+	for ; f.Bits() > 0; f.Frac-- {
+		if fixed.NarrowSum(s.normIn(f), c.Input.Max()) {
+			c.Weights, c.Narrow = f, true
 			return nil
-		} else if c.Narrow {
-			c.Weights = f
+		}
+		if math.Ldexp(s.rms, f.Frac-1) < coarsest {
+			break
 		}
 	}
+	c.Why = fmt.Sprintf("for int32 its weights would be below %d units in the last place, root mean square", coarsest)
 	return nil
 }
 

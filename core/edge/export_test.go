@@ -1,0 +1,14 @@
+package edge
+
+// What tests of broken packages need.
+var (
+	ReadPackage   = readPackage
+	PackageParams = packageParams
+	SHA256Hex     = sha256Hex
+)
+
+// Keys of a package's metadata.
+const (
+	ManifestKey  = manifestKey
+	ManifestHash = manifestHash
+)
