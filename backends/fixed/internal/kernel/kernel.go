@@ -34,11 +34,12 @@ type Kernels struct {
 	//	w[i·K+j] += p/2^shift, rounded by random[i·K+j] (fixed.StochasticShift)
 	//
 	// where the change saturates at the range of an int16 and the weight at ±limit. K is a multiple of Lanes; N·K is the
-	// length of w and random; 0 ≤ shift ≤ fixed.MaxShift; no partial sum of p leaves ±2^30.
+	// length of w and random; 0 ≤ shift ≤ fixed.MaxShift; no partial sum of p leaves ±2^30; no weight is beyond ±limit
+	// before, so that a row of zeros in d changes nothing.
 	Update func(w, x, d []int16, random []uint16, rows, shift int, limit int16)
 	// Accumulate adds w to sum, element by element. Their length is a multiple of Lanes.
 	Accumulate func(sum []int32, w []int16)
-	// Norm is the largest Σ_j |w[i·K+j]| of the rows of w, (len(w)/K, K). K is a multiple of Lanes and below 2^16.
+	// Norm is the largest Σ_j |w[i·K+j]| of the rows of w, (len(w)/K, K). K is a multiple of Lanes.
 	Norm func(w []int16, k int) int64
 	// Halves is rng.Stream.Halves; the length of dst is a multiple of Lanes.
 	Halves func(dst []uint16, s rng.Stream, first uint64)

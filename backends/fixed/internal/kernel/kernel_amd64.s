@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func dotNarrowAVX2(y *int64, w *int16, x *int16, rows int, k int)
+// func dotNarrowVector(y *int64, w *int16, x *int16, rows int, k int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·dotNarrowAVX2(SB), NOSPLIT, $0-40
+TEXT ·dotNarrowVector(SB), NOSPLIT, $0-40
 	MOVQ y+0(FP), AX
 	MOVQ w+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -84,9 +84,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func dotAVX2(y *int64, w *int16, x *int16, rows int, k int)
+// func dotVector(y *int64, w *int16, x *int16, rows int, k int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·dotAVX2(SB), NOSPLIT, $0-40
+TEXT ·dotVector(SB), NOSPLIT, $0-40
 	MOVQ y+0(FP), AX
 	MOVQ w+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -198,9 +198,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func backAVX2(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
+// func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
 // Requires: AVX, AVX2
-TEXT ·backAVX2(SB), NOSPLIT, $0-40
+TEXT ·backVector(SB), NOSPLIT, $0-40
 	MOVQ         dx+0(FP), AX
 	MOVQ         w+8(FP), CX
 	MOVQ         at+16(FP), DX
@@ -268,74 +268,9 @@ terms:
 	VZEROUPPER
 	RET
 
-// func updateOneAVX2(w *int16, x *int16, d *int16, random *uint16, rows int, k int, shift int, limit int)
+// func updateVector(w *int16, x *int16, d *int16, random *uint16, inputs int, rows int, k int, shift int, limit int)
 // Requires: AVX, AVX2
-TEXT ·updateOneAVX2(SB), NOSPLIT, $0-64
-	MOVQ         w+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         d+16(FP), DX
-	MOVQ         random+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         k+40(FP), DI
-	MOVL         $0x00008000, R8
-	VMOVD        R8, X0
-	VPBROADCASTW X0, Y0
-	MOVQ         shift+48(FP), R9
-	VMOVQ        R9, X1
-	MOVL         $0x00000020, R8
-	SUBQ         R9, R8
-	VMOVQ        R8, X2
-	MOVQ         limit+56(FP), R8
-	VMOVD        R8, X3
-	VPBROADCASTW X3, Y3
-	VPXOR        Y4, Y4, Y4
-	VPSUBW       Y3, Y4, Y4
-	LEAQ         (DI)(DI*1), DI
-
-row:
-	MOVWLZX      (DX), R8
-	TESTL        R8, R8
-	JE           next
-	VMOVD        R8, X5
-	VPBROADCASTD X5, Y5
-	XORQ         R8, R8
-
-terms:
-	VMOVDQU    (CX)(R8*1), Y6
-	VPUNPCKLWD Y6, Y6, Y7
-	VPUNPCKHWD Y6, Y6, Y6
-	VPMADDWD   Y5, Y7, Y7
-	VPMADDWD   Y5, Y6, Y6
-	VMOVDQU    (BX)(R8*1), Y8
-	VPUNPCKLWD Y8, Y0, Y9
-	VPUNPCKHWD Y8, Y0, Y8
-	VPSRLD     X2, Y9, Y9
-	VPADDD     Y9, Y7, Y7
-	VPSRAD     X1, Y7, Y7
-	VPSRLD     X2, Y8, Y8
-	VPADDD     Y8, Y6, Y6
-	VPSRAD     X1, Y6, Y6
-	VPACKSSDW  Y6, Y7, Y7
-	VPADDSW    (AX)(R8*1), Y7, Y7
-	VPMINSW    Y3, Y7, Y7
-	VPMAXSW    Y4, Y7, Y7
-	VMOVDQU    Y7, (AX)(R8*1)
-	ADDQ       $0x00000020, R8
-	CMPQ       R8, DI
-	JB         terms
-
-next:
-	ADDQ DI, AX
-	ADDQ DI, BX
-	ADDQ $0x00000002, DX
-	DECQ SI
-	JNE  row
-	VZEROUPPER
-	RET
-
-// func updateAVX2(w *int16, x *int16, d *int16, random *uint16, inputs int, rows int, k int, shift int, limit int)
-// Requires: AVX, AVX2
-TEXT ·updateAVX2(SB), NOSPLIT, $0-72
+TEXT ·updateVector(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         d+16(FP), DX
@@ -358,42 +293,86 @@ TEXT ·updateAVX2(SB), NOSPLIT, $0-72
 	ADDQ         SI, SI
 	ADDQ         DI, DI
 	MOVQ         rows+40(FP), R8
+	MOVQ         inputs+32(FP), R9
+	CMPQ         R9, $0x01
+	JNE          row
+
+oneRow:
+	MOVWLZX      (DX), DI
+	TESTL        DI, DI
+	JE           oneNext
+	VMOVD        DI, X5
+	VPBROADCASTD X5, Y5
+	XORQ         DI, DI
+
+oneTerms:
+	VMOVDQU    (CX)(DI*1), Y6
+	VPUNPCKLWD Y6, Y6, Y7
+	VPUNPCKHWD Y6, Y6, Y6
+	VPMADDWD   Y5, Y7, Y7
+	VPMADDWD   Y5, Y6, Y6
+	VMOVDQU    (BX)(DI*1), Y8
+	VPUNPCKLWD Y8, Y0, Y9
+	VPUNPCKHWD Y8, Y0, Y8
+	VPSRLD     X2, Y9, Y9
+	VPADDD     Y9, Y7, Y7
+	VPSRAD     X1, Y7, Y7
+	VPSRLD     X2, Y8, Y8
+	VPADDD     Y8, Y6, Y6
+	VPSRAD     X1, Y6, Y6
+	VPACKSSDW  Y6, Y7, Y7
+	VPADDSW    (AX)(DI*1), Y7, Y7
+	VPMINSW    Y3, Y7, Y7
+	VPMAXSW    Y4, Y7, Y7
+	VMOVDQU    Y7, (AX)(DI*1)
+	ADDQ       $0x00000020, DI
+	CMPQ       DI, SI
+	JB         oneTerms
+
+oneNext:
+	ADDQ SI, AX
+	ADDQ SI, BX
+	ADDQ $0x00000002, DX
+	DECQ R8
+	JNE  oneRow
+	VZEROUPPER
+	RET
 
 row:
-	XORQ R9, R9
+	XORQ R10, R10
 
 terms:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
-	MOVQ  inputs+32(FP), R12
-	LEAQ  (CX)(R9*1), R10
-	MOVQ  DX, R11
-	SUBQ  $0x02, R12
+	MOVQ  inputs+32(FP), R9
+	LEAQ  (CX)(R10*1), R11
+	MOVQ  DX, R12
+	SUBQ  $0x02, R9
 	JL    last
 
 pair:
-	VPBROADCASTW (R11), Y8
-	VPBROADCASTW (R11)(DI*1), Y7
+	VPBROADCASTW (R12), Y8
+	VPBROADCASTW (R12)(DI*1), Y7
 	VPBLENDW     $0xaa, Y7, Y8, Y8
-	VMOVDQU      (R10), Y7
-	VPUNPCKLWD   (R10)(SI*1), Y7, Y9
-	VPUNPCKHWD   (R10)(SI*1), Y7, Y7
+	VMOVDQU      (R11), Y7
+	VPUNPCKLWD   (R11)(SI*1), Y7, Y9
+	VPUNPCKHWD   (R11)(SI*1), Y7, Y7
 	VPMADDWD     Y8, Y9, Y9
 	VPMADDWD     Y8, Y7, Y7
 	VPADDD       Y9, Y5, Y5
 	VPADDD       Y7, Y6, Y6
-	LEAQ         (R10)(SI*2), R10
-	LEAQ         (R11)(DI*2), R11
-	SUBQ         $0x02, R12
+	LEAQ         (R11)(SI*2), R11
+	LEAQ         (R12)(DI*2), R12
+	SUBQ         $0x02, R9
 	JGE          pair
 
 last:
-	INCQ         R12
+	INCQ         R9
 	JNE          apply
 	VPXOR        Y7, Y7, Y7
-	VPBROADCASTW (R11), Y8
+	VPBROADCASTW (R12), Y8
 	VPBLENDW     $0xaa, Y7, Y8, Y8
-	VMOVDQU      (R10), Y7
+	VMOVDQU      (R11), Y7
 	VPUNPCKLWD   Y7, Y7, Y9
 	VPUNPCKHWD   Y7, Y7, Y7
 	VPMADDWD     Y8, Y9, Y9
@@ -418,8 +397,8 @@ apply:
 	VMOVDQU    Y5, (AX)
 	ADDQ       $0x00000020, AX
 	ADDQ       $0x00000020, BX
-	ADDQ       $0x00000020, R9
-	CMPQ       R9, SI
+	ADDQ       $0x00000020, R10
+	CMPQ       R10, SI
 	JB         terms
 	ADDQ       $0x00000002, DX
 	DECQ       R8
@@ -427,9 +406,9 @@ apply:
 	VZEROUPPER
 	RET
 
-// func accumulateAVX2(sum *int32, w *int16, n int)
+// func accumulateVector(sum *int32, w *int16, n int)
 // Requires: AVX, AVX2
-TEXT ·accumulateAVX2(SB), NOSPLIT, $0-24
+TEXT ·accumulateVector(SB), NOSPLIT, $0-24
 	MOVQ sum+0(FP), AX
 	MOVQ w+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -448,9 +427,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func normAVX2(largest *int64, w *int16, rows int, k int)
+// func normVector(largest *int64, w *int16, rows int, k int)
 // Requires: AVX, AVX2
-TEXT ·normAVX2(SB), NOSPLIT, $0-32
+TEXT ·normVector(SB), NOSPLIT, $0-32
 	MOVQ     w+8(FP), AX
 	MOVQ     rows+16(FP), CX
 	MOVQ     k+24(FP), DX
@@ -520,9 +499,9 @@ DATA stepB<>+16(SB)/8, $0x00000000bb67ae85
 DATA stepB<>+24(SB)/8, $0x00000000bb67ae85
 GLOBL stepB<>(SB), RODATA|NOPTR, $32
 
-// func halvesAVX2(dst *uint16, n int, first uint64, key uint64, id uint64)
+// func halvesVector(dst *uint16, n int, first uint64, key uint64, id uint64)
 // Requires: AVX, AVX2
-TEXT ·halvesAVX2(SB), NOSPLIT, $0-40
+TEXT ·halvesVector(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
 	MOVQ n+8(FP), CX
 	MOVQ first+16(FP), DX

@@ -370,29 +370,30 @@ func TestAccumulate(t *testing.T) {
 	})
 }
 
-// Also where the number of the block needs its upper half, or wraps.
+// The largest norm is in any of the rows, and up to that of a row as long as an int32 allows.
 func TestNorm(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v *Kernels) {
-		r, trials := bench(t, 2, 2*9*40*Lanes+128), 0
-		for rows := 1; rows <= 9; rows++ {
-			for k := Lanes; k <= 40*Lanes; k += 3 * Lanes {
-				for kind := range kinds {
-					r.next()
-					w := from(r, numbers[int16](r, rows*k, math.MaxInt16, kind))
-					got, want := int64(0), norm(w, k)
-					what := fmt.Sprintf("%d rows of %d", rows, k)
-					r.run(what, func() { got = v.Norm(w, k) })
-					if got != want {
-						t.Errorf("%s, kind %d: %d, want %d", what, kind, got, want)
-					}
-					trials++
-				}
+		r, trials := bench(t, 1, 2*(1<<16+Lanes)+128), 0
+		check := func(w []int16, k int) {
+			what := fmt.Sprintf("%d rows of %d", len(w)/k, k)
+			w = from(r, w)
+			got, want := int64(0), norm(w, k)
+			r.run(what, func() { got = v.Norm(w, k) })
+			compare(r, what, []int64{got}, []int64{want})
+			trials++
+		}
+		checkCount(t, "shapes", eachShape(r, func(n, k, kind, _ int) { check(numbers[int16](r, n*k, math.MaxInt16, kind), k) }), allShapes)
+		for _, k := range []int{1<<16 - Lanes, 1 << 16, 1<<16 + Lanes} {
+			for kind := range kinds {
+				r.next()
+				check(numbers[int16](r, k, math.MaxInt16, kind), k)
 			}
 		}
-		checkCount(t, "rows and lengths", trials, 9*14*kinds)
+		checkCount(t, "norms", trials, allShapes+3*kinds)
 	})
 }
 
+// Also where the number of the block needs its upper half, or wraps.
 func TestHalves(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v *Kernels) {
 		r, trials := bench(t, 1, 2*40*Lanes+128), 0
@@ -521,6 +522,10 @@ func BenchmarkUpdate(b *testing.B) {
 // The weights are read, the sums read and written.
 func BenchmarkAccumulate(b *testing.B) {
 	benchmark(b, 10, func(v *Kernels, s *scratch, w []int16, rows, k int) { v.Accumulate(s.sum[:rows*k], w) })
+}
+
+func BenchmarkNorm(b *testing.B) {
+	benchmark(b, 2, func(v *Kernels, s *scratch, w []int16, _, k int) { s.y[0] = v.Norm(w, k) })
 }
 
 // Numbers for the weights of a location, which are not touched themselves.

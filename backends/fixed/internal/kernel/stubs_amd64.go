@@ -4,42 +4,37 @@
 
 package kernel
 
-// dotNarrowAVX2 is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16. Every partial sum fits an int32.
+// dotNarrowVector is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16. Every partial sum fits an int32.
 //
 //go:noescape
-func dotNarrowAVX2(y *int64, w *int16, x *int16, rows int, k int)
+func dotNarrowVector(y *int64, w *int16, x *int16, rows int, k int)
 
-// dotAVX2 is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16. k is at most 2^17.
+// dotVector is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16. k is at most 2^17.
 //
 //go:noescape
-func dotAVX2(y *int64, w *int16, x *int16, rows int, k int)
+func dotVector(y *int64, w *int16, x *int16, rows int, k int)
 
-// backAVX2 adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16.
+// backVector adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16.
 //
 //go:noescape
-func backAVX2(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
+func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
 
-// updateOneAVX2 is Update with one input; rows > 0, k > 0 is a multiple of 16.
+// updateVector is Update with x (inputs, k) and d (inputs, rows), all above 0; k is a multiple of 16.
 //
 //go:noescape
-func updateOneAVX2(w *int16, x *int16, d *int16, random *uint16, rows int, k int, shift int, limit int)
+func updateVector(w *int16, x *int16, d *int16, random *uint16, inputs int, rows int, k int, shift int, limit int)
 
-// updateAVX2 is Update with x (inputs, k) and d (inputs, rows), all above 0; k is a multiple of 16.
+// accumulateVector adds w to sum, element by element; n > 0 is a multiple of 16.
 //
 //go:noescape
-func updateAVX2(w *int16, x *int16, d *int16, random *uint16, inputs int, rows int, k int, shift int, limit int)
+func accumulateVector(sum *int32, w *int16, n int)
 
-// accumulateAVX2 adds w to sum, element by element; n > 0 is a multiple of 16.
+// normVector sets largest to the largest Σ_j |w[i*k+j]| of the rows; rows > 0, k > 0 is a multiple of 16 and below 2^16.
 //
 //go:noescape
-func accumulateAVX2(sum *int32, w *int16, n int)
+func normVector(largest *int64, w *int16, rows int, k int)
 
-// normAVX2 sets largest to the largest Σ_j |w[i·k+j]| of the rows; rows > 0, k > 0 is a multiple of 16 and below 2^16.
+// halvesVector sets n > 0 times 64 numbers of 16 bits to those of the blocks from first on.
 //
 //go:noescape
-func normAVX2(largest *int64, w *int16, rows int, k int)
-
-// halvesAVX2 sets n > 0 times 64 numbers of 16 bits to those of the blocks from first on.
-//
-//go:noescape
-func halvesAVX2(dst *uint16, n int, first uint64, key uint64, id uint64)
+func halvesVector(dst *uint16, n int, first uint64, key uint64, id uint64)

@@ -18,10 +18,9 @@ const vectorBytes = 32
 
 func main() {
 	ConstraintExpr("!purego")
-	dot("dotNarrowAVX2", false)
-	dot("dotAVX2", true)
+	dot("dotNarrowVector", false)
+	dot("dotVector", true)
 	back()
-	updateOne()
 	update()
 	accumulate()
 	norm()
@@ -207,7 +206,7 @@ func pairs(a, b Op) (VecVirtual, VecVirtual) {
 }
 
 func back() {
-	function("backAVX2", "dx *int32, w *int16, at *[8]int, d *[8]int16, k int",
+	function("backVector", "dx *int32, w *int16, at *[8]int, d *[8]int16, k int",
 		"adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16.")
 	dx, w, at, d, k := arg("dx"), arg("w"), arg("at"), arg("d"), arg("k")
 	var row [backRows]GPVirtual
@@ -295,23 +294,19 @@ func (u updater) apply(lo, hi VecVirtual, w, random Mem) {
 	VMOVDQU(lo, w)
 }
 
-func updateOne() {
-	function("updateOneAVX2", "w, x, d *int16, random *uint16, rows, k, shift, limit int",
-		"is Update with one input; rows > 0, k > 0 is a multiple of 16.")
-	w, x, d, random, rows, k := arg("w"), arg("x"), arg("d"), arg("random"), arg("rows"), arg("k")
-	u := newUpdater()
-	ld := rowBytes(k)
-	Label("row")
+// updateOne emits the update with one input; a row whose factor is 0 does not change.
+func updateOne(u updater, w, x, d, random, rows, ld GPVirtual) {
+	Label("oneRow")
 	g := GP32()
 	MOVWLZX(Mem{Base: d}, g)
 	TESTL(g, g)
-	JE(LabelRef("next"))
+	JE(LabelRef("oneNext"))
 	factor := YMM() // pairs of the factor and 0
 	VMOVD(g, factor.AsX())
 	VPBROADCASTD(factor.AsX(), factor)
 	j := GP64()
 	XORQ(j, j)
-	Label("terms")
+	Label("oneTerms")
 	v := YMM()
 	at := func(base GPVirtual) Mem { return Mem{Base: base, Index: j, Scale: 1} }
 	VMOVDQU(at(x), v)
@@ -321,18 +316,18 @@ func updateOne() {
 	u.apply(lo, hi, at(w), at(random))
 	add(j, vectorBytes)
 	CMPQ(j, ld)
-	JB(LabelRef("terms"))
-	Label("next")
+	JB(LabelRef("oneTerms"))
+	Label("oneNext")
 	ADDQ(ld, w)
 	ADDQ(ld, random)
 	add(d, 2)
 	DECQ(rows)
-	JNE(LabelRef("row"))
+	JNE(LabelRef("oneRow"))
 	end()
 }
 
 func update() {
-	function("updateAVX2", "w, x, d *int16, random *uint16, inputs, rows, k, shift, limit int",
+	function("updateVector", "w, x, d *int16, random *uint16, inputs, rows, k, shift, limit int",
 		"is Update with x (inputs, k) and d (inputs, rows), all above 0; k is a multiple of 16.")
 	w, x, d, random := arg("w"), arg("x"), arg("d"), arg("random")
 	u := newUpdater()
@@ -341,7 +336,10 @@ func update() {
 	Load(Param("rows"), ldd)
 	ADDQ(ld, ld)
 	ADDQ(ldd, ldd)
-	rows := arg("rows")
+	rows, left := arg("rows"), arg("inputs")
+	CMPQ(left, Imm(1))
+	JNE(LabelRef("row"))
+	updateOne(u, w, x, d, random, rows, ld)
 	Label("row")
 	j := GP64()
 	XORQ(j, j)
@@ -354,7 +352,8 @@ func update() {
 		VPADDD(l, lo, lo)
 		VPADDD(h, hi, hi)
 	}
-	at, p, left := GP64(), GP64(), arg("inputs")
+	at, p := GP64(), GP64()
+	Load(Param("inputs"), left)
 	LEAQ(Mem{Base: x, Index: j, Scale: 1}, at)
 	MOVQ(d, p)
 	SUBQ(Imm(2), left)
@@ -392,7 +391,7 @@ func update() {
 }
 
 func accumulate() {
-	function("accumulateAVX2", "sum *int32, w *int16, n int", "adds w to sum, element by element; n > 0 is a multiple of 16.")
+	function("accumulateVector", "sum *int32, w *int16, n int", "adds w to sum, element by element; n > 0 is a multiple of 16.")
 	sum, w, n := arg("sum"), arg("w"), arg("n")
 	Label("loop")
 	for i := range 2 {
@@ -408,10 +407,10 @@ func accumulate() {
 	end()
 }
 
-// constants is a table of four 64-bit numbers.
 // norm sums a row's absolute values in pairs, as products with 1; a row below 2^16 elements stays below 2^31.
 func norm() {
-	function("normAVX2", "largest *int64, w *int16, rows, k int", "sets largest to the largest Σ_j |w[i·k+j]| of the rows; rows > 0, k > 0 is a multiple of 16 and below 2^16.")
+	function("normVector", "largest *int64, w *int16, rows, k int",
+		"sets largest to the largest Σ_j |w[i*k+j]| of the rows; rows > 0, k > 0 is a multiple of 16 and below 2^16.")
 	w, rows, k := arg("w"), arg("rows"), arg("k")
 	ones := YMM()
 	VPCMPEQW(ones, ones, ones)
@@ -445,6 +444,7 @@ func norm() {
 	end()
 }
 
+// constants is a table of four 64-bit numbers.
 func constants(name string, v ...uint64) Mem {
 	m := GLOBL(name, RODATA|NOPTR)
 	for i := range 4 {
@@ -463,7 +463,7 @@ func halves() {
 	order := []Mem{constants("blocks0", 0, 2, 1, 3), constants("blocks1", 4, 6, 5, 7)} // so that the last step interleaves in order
 	factorA, factorB := constants("factorA", mulA), constants("factorB", mulB)
 	stepA, stepB := constants("stepA", weylA), constants("stepB", weylB)
-	function("halvesAVX2", "dst *uint16, n int, first, key, id uint64", fmt.Sprintf(
+	function("halvesVector", "dst *uint16, n int, first, key, id uint64", fmt.Sprintf(
 		"sets n > 0 times %d numbers of 16 bits to those of the blocks from first on.", 8*4*groups))
 	dst, n, first, key, id := arg("dst"), arg("n"), arg("first"), arg("key"), arg("id")
 	half := func(g GPVirtual) (lower, upper VecVirtual) { // the halves of a number, in every lane
