@@ -20,7 +20,7 @@
 // numbers are a function of (seed, layer, weight, step), package rng.
 //
 // Gradients have no fixed range: it falls over orders of magnitude with the loss. They are block floating point: integers
-// of at most GradientBits bits with one exponent a tensor, chosen from the largest element (Normalise).
+// of at most GradientBits bits with one exponent a tensor, chosen from the largest element (NormalShift).
 package fixed
 
 import (
@@ -140,7 +140,7 @@ func StochasticShift64(x int64, s int, u uint16) int64 {
 	return (x + (2*int64(u)+1)<<(s-DitherBits-1)) >> s
 }
 
-// DivideRound is a/n rounded to the nearest, midpoints up, for n > 0 and |2a| + n < 2^63: the mean of a group.
+// DivideRound is a/n rounded to the nearest, midpoints up, for 0 < n < 2^62 and |2a| + n < 2^63: the mean of a group.
 func DivideRound(a, n int64) int64 { return floorDivide(2*a+n, 2*n) }
 
 // floorDivide is ⌊a/n⌋ for n > 0; Go's division cuts towards 0.

@@ -17,7 +17,7 @@ type Gradient struct {
 	Frac int
 }
 
-// Largest is the largest |x|.
+// Largest is the largest |x|; no x is the least int64.
 func Largest(x []int64) int64 {
 	largest := int64(0)
 	for _, v := range x {
@@ -29,7 +29,7 @@ func Largest(x []int64) int64 {
 // NormalShift is the smallest shift s ≥ 0 for which every |x| ≤ largest rounds to at most GradientMax, up or down.
 func NormalShift(largest int64) int {
 	s := max(0, bits.Len64(uint64(largest))-GradientBits)
-	if s > 0 && largest>>s == GradientMax { // it could round up to GradientMax+1
+	if largest > GradientMax<<s { // it could round up to GradientMax+1
 		s++
 	}
 	return s

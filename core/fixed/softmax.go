@@ -6,8 +6,9 @@ import "math/bits"
 const SoftmaxFrac = 24
 
 // SoftmaxGradient sets dst to the derivative of the cross-entropy by the logits, softmax(logits) - onehot(label), with
-// SoftmaxFrac fraction bits. Each element is within 2^-23 of the exact value for the given logits (2^-24 of rounding, the
-// rest from Exp).
+// SoftmaxFrac fraction bits. Each element is within 2^-24 + N·2^-31 of the exact value for the given N logits: half a unit, 2^-25,
+// from rounding; 0.35·2^-24 from Exp's error up, since an exponential below the largest is at most half of the sum;
+// (N-1)·2^-31 from what each of the others may lose.
 func SoftmaxGradient(dst []int64, logits []int16, f Format, label int32) {
 	largest := logits[0]
 	for _, v := range logits {
@@ -25,10 +26,11 @@ func SoftmaxGradient(dst []int64, logits []int16, f Format, label int32) {
 }
 
 // Exp is exp(-d·2^-frac) for d ≥ 0 with 31 fraction bits, |frac| ≤ 30: 2^-t with t = d·log2(e), whose whole part is a
-// shift and whose fraction a product of the roots 2^(-1/2), 2^(-1/4), … . The error is below 2^-24, what the bits of t behind
-// the last root are worth (see roots).
+// shift and whose fraction a product of the roots 2^(-1/2), 2^(-1/4), … . It is too large by less than 0.7·2^-24 of its value, for
+// the bits of t behind the last root (2^-24·ln 2), and too small by less than 2^-31 + 2^-57, for what is cut at the end and
+// after each product.
 func Exp(d int64, frac int) uint32 {
-	// t with 32 fraction bits: d·log2(e)·2^(32-frac), cut; d < 2^17, so that the product has at most 17+64 bits.
+	// t with 32 fraction bits: d·log2(e)·2^(32-frac), cut.
 	hi, lo := bits.Mul64(uint64(d), log2E)
 	t := shiftRight(hi, lo, 63-32+frac)
 	whole, part := t>>32, uint32(t)
@@ -58,8 +60,7 @@ func shiftRight(hi, lo uint64, s int) uint64 {
 // log2E is log2(e) with 63 fraction bits, cut.
 const log2E = 0xb8aa3b295c17f0bb
 
-// roots are 2^(-2^-i) for i = 1…24, with 64 fraction bits, to the nearest. Behind them 32-24 bits of t are left: 2^-24·ln 2 of
-// a factor, 2^-25.
+// roots are 2^(-2^-i) for i = 1…24, with 64 fraction bits, to the nearest.
 var roots = [...]uint64{
 	0xb504f333f9de6484, 0xd744fccad69d6af4, 0xeac0c6e7dd24392f, 0xf5257d152486cc2c, 0xfa83b2db722a033a, 0xfd3e0c0cf486c175,
 	0xfe9e115c7b8f884c, 0xff4ecb59511ec8a5, 0xffa756521c8daed2, 0xffd3a751c0f7e10c, 0xffe9d2b2f7db2756, 0xfff4e91bff1b8c3e,

@@ -194,3 +194,42 @@ func BenchmarkNormal(b *testing.B) {
 		i++
 	}
 }
+
+// Each block gives eight halves, the low one of each word first; a length that is no multiple of them cuts the last block.
+func TestHalves(t *testing.T) {
+	lengths := 0
+	for _, s := range []Stream{New(1, RoundWeight, 2), New(math.MaxUint64, RoundSleep, 1<<56-1)} {
+		for _, first := range []uint64{0, 7, 1<<32 - 2, math.MaxUint64 - 1} {
+			for n := range 40 {
+				dst := make([]uint16, n+1)
+				dst[n] = 12345
+				s.Halves(dst[:n], first)
+				for i, h := range dst[:n] {
+					word := s.Block(first + uint64(i/8))[i%8/2]
+					if want := uint16(word >> (16 * (i % 2))); h != want {
+						t.Fatalf("number %d of %d from block %d is %#x, want %#x", i, n, first, h, want)
+					}
+				}
+				if dst[n] != 12345 {
+					t.Fatalf("a number behind the last of %d was set", n)
+				}
+				lengths++
+			}
+		}
+	}
+	if lengths != 2*4*40 {
+		t.Errorf("%d lengths", lengths)
+	}
+}
+
+// The state is all that a block depends on beside its number.
+func TestState(t *testing.T) {
+	s := New(0x0123456789abcdef, RoundRate, 0x00fedcba98765432)
+	key, id := s.State()
+	if key != [2]uint32{0x89abcdef, 0x01234567} || id != [2]uint32{0x98765432, uint32(RoundRate)<<24 | 0xfedcba} {
+		t.Errorf("the state is %#x, %#x", key, id)
+	}
+	if got, want := philox([4]uint32{5, 1, id[0], id[1]}, key), s.Block(1<<32+5); got != want {
+		t.Errorf("from the state comes the block %#x, want %#x", got, want)
+	}
+}
