@@ -27,7 +27,7 @@ import (
 	"hypnos/core/optim"
 	"hypnos/core/sleep"
 
-	"hypnos/backends/cpu/internal/arena"
+	"hypnos/backends/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
 )
 

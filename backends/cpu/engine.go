@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hypnos/backends/cpu/internal/arena"
+	"hypnos/backends/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/backends/internal/workers"
 	"hypnos/core"

@@ -3,7 +3,7 @@ package cpu
 import (
 	"slices"
 
-	"hypnos/backends/cpu/internal/arena"
+	"hypnos/backends/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/core"
 	"hypnos/core/net"

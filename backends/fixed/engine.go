@@ -2,6 +2,7 @@ package fixed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -227,9 +228,11 @@ func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float
 	if err := e.begin(ctx, x); err != nil {
 		return core.Step{}, err
 	}
+	if err := e.expand(e.learns); err != nil {
+		return core.Step{}, err
+	}
 	for i, w := range e.weights {
 		if w != nil && e.learns[i] {
-			w.expand()
 			w.equal = nil
 		}
 	}
@@ -239,6 +242,18 @@ func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float
 	e.step++
 	e.backward(x.N, e.lossErrors(x.N, y), fixed.SoftmaxFrac, func(node int) { e.learn(node, x.N, lr) })
 	return core.Step{N: x.N, Loss: loss / float64(x.N), Top1: top1, Top5: top5}, nil
+}
+
+// expand brings layers, told by node, to a block a position; nil stands for all.
+func (e *engine) expand(which []bool) error {
+	for i, w := range e.weights {
+		if w != nil && (which == nil || which[i]) {
+			if err := w.expand(); err != nil {
+				return fmt.Errorf("fixed: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // lossErrors is the derivative of each image's cross-entropy by its logits, with fixed.SoftmaxFrac fraction bits.
@@ -401,5 +416,11 @@ func (e *engine) gradients(node, images int) (weight, bias []float64) {
 
 func (e *engine) Close() error {
 	e.pool.Close()
-	return nil
+	var err error
+	for _, w := range e.weights {
+		if w != nil {
+			err = errors.Join(err, w.free())
+		}
+	}
+	return err
 }

@@ -33,6 +33,11 @@ func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error
 		default:
 			return sleep.Report{}, fmt.Errorf("fixed: execution %q is %w: only %q", s.Execution, core.ErrUnsupported, sleep.DenseMap)
 		}
+		if c, ok := rule.(sleep.Circuit); ok && !c.MeanPreserving {
+			if err := e.expand(nil); err != nil {
+				return sleep.Report{}, err
+			}
+		}
 	}
 	key := rng.New(s.Seed, rng.RoundSleep, 0).Uint64(s.Phase)
 	return sleep.Run(ctx, e.net, s, sleep.Host{
@@ -164,10 +169,7 @@ func (s *sleeper) NonFinite() (position, channel int, found bool) { return 0, 0,
 func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64) {
 	instant := t.Rule.Kind() == sleep.Instant{}.Kind()
 	if s.w.period > 0 {
-		if c, ok := t.Rule.(sleep.Circuit); !ok || c.MeanPreserving {
-			return s.unchanged(t.Grid), 0 // deviations are 0 and stay so
-		}
-		s.w.expand()
+		return s.unchanged(t.Grid), 0 // deviations are 0 and stay so; what moves means has had the layer expanded
 	}
 	if len(t.Positions) >= 2 {
 		if instant {
@@ -208,7 +210,7 @@ func (s *sleeper) noteShared(t *sleep.Task, instant bool) {
 	}
 	s.w.norm = max(s.w.norm, s.w.normOf(s.kernels, changed))
 	if !slices.Contains(s.w.equal, false) {
-		s.w.consolidate()
+		_ = s.w.consolidate() // without memory for the small form the layer stays in the large one, which means the same
 	}
 }
 

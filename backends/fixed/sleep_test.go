@@ -91,7 +91,9 @@ func TestConsolidatedForm(t *testing.T) {
 		}
 		for _, w := range full.weights {
 			if w != nil {
-				w.expand()
+				if err := w.expand(); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		for _, w := range e.weights {

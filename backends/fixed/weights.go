@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"hypnos/backends/fixed/internal/kernel"
+	"hypnos/backends/internal/arena"
 	"hypnos/core/edge"
 	"hypnos/core/fixed"
 	"hypnos/core/model"
@@ -23,6 +24,7 @@ type weights struct {
 	period                int     // > 0: consolidated, block (row mod period)·period + column mod period; else block = position
 	norm                  int64   // no row's Σ|w| is above
 	equal                 []bool  // by grid: its groups have become equal since the layer last learned
+	release               func() error
 }
 
 func newWeights(n *net.Network, node int, g geometry) *weights {
@@ -154,7 +156,9 @@ func (w *weights) load(p *model.Params, k *kernel.Kernels) error {
 		return err
 	}
 	w.period, w.equal = s.period, nil
-	w.value = make([]int16, w.blocksNow()*w.Out*w.padded)
+	if err := w.allocate(w.blocksNow()); err != nil {
+		return err
+	}
 	data, limit := t.Data.([]int16), w.format.Max()
 	for row := range len(data) / w.k {
 		for j, v := range data[row*w.k : (row+1)*w.k] {
@@ -213,48 +217,77 @@ func (w *weights) normOf(k *kernel.Kernels, positions []int) int64 {
 	return norm
 }
 
-// expand brings a consolidated layer to a block a position.
-func (w *weights) expand() {
-	if w.period == 0 {
-		return
+// allocate makes room for so many blocks of weights, all 0, instead of what there was. Large ones lie outside of the
+// garbage collector's heap (package arena), so that their memory is free again as soon as they are.
+func (w *weights) allocate(blocks int) error {
+	value, release, err := arena.Int16s(blocks * w.Out * w.padded)
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.weight.Name, err)
 	}
-	size := w.Out * w.padded
-	value, biases := make([]int16, w.positions*size), make([]int32, 0)
+	if err := w.free(); err != nil {
+		return err
+	}
+	w.value, w.release = value, release
+	return nil
+}
+
+func (w *weights) free() error {
+	if w.release == nil {
+		return nil
+	}
+	release := w.release
+	w.value, w.release = nil, nil
+	return release()
+}
+
+// expand brings a consolidated layer to a block a position. An error, when there is no memory, leaves it as it was.
+func (w *weights) expand() error {
+	if w.period == 0 {
+		return nil
+	}
+	from, size := *w, w.Out*w.padded
+	w.release = nil // of what is still read
+	if err := w.allocate(w.positions); err != nil {
+		w.release = from.release
+		return err
+	}
+	w.period, w.equal = 0, nil
 	if w.biases != nil {
-		biases = make([]int32, w.positions*w.Out)
+		w.biases = make([]int32, w.positions*w.Out)
 	}
 	for p := range w.positions {
-		b := w.block(p)
-		copy(value[p*size:(p+1)*size], w.value[b*size:])
+		b := from.block(p)
+		copy(w.value[p*size:(p+1)*size], from.value[b*size:])
 		if w.biases != nil {
-			copy(biases[p*w.Out:(p+1)*w.Out], w.biases[b*w.Out:])
+			copy(w.biases[p*w.Out:(p+1)*w.Out], from.biases[b*w.Out:])
 		}
 	}
-	w.value, w.period, w.equal = value, 0, nil
-	if w.biases != nil {
-		w.biases = biases
-	}
+	return from.free()
 }
 
 // consolidate keeps one block a grid. The groups must be equal.
-func (w *weights) consolidate() {
+func (w *weights) consolidate() error {
 	if w.period > 0 || !w.located {
-		return
+		return nil
 	}
-	period, size := w.grids(), w.Out*w.padded
-	value := make([]int16, period*period*size)
-	var biases []int32
+	from, period, size := *w, w.grids(), w.Out*w.padded
+	w.release = nil
+	if err := w.allocate(period * period); err != nil {
+		w.release = from.release
+		return err
+	}
 	if w.biases != nil {
-		biases = make([]int32, period*period*w.Out)
+		w.biases = make([]int32, period*period*w.Out)
 	}
 	for row := range min(period, w.out.H) {
 		for col := range min(period, w.out.W) {
-			from, to := row*w.out.W+col, row*period+col
-			copy(value[to*size:(to+1)*size], w.value[from*size:])
+			at, to := row*w.out.W+col, row*period+col
+			copy(w.value[to*size:(to+1)*size], from.value[at*size:])
 			if w.biases != nil {
-				copy(biases[to*w.Out:(to+1)*w.Out], w.biases[from*w.Out:])
+				copy(w.biases[to*w.Out:(to+1)*w.Out], from.biases[at*w.Out:])
 			}
 		}
 	}
-	w.value, w.biases, w.period = value, biases, period
+	w.period = period
+	return from.free()
 }

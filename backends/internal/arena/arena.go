@@ -5,7 +5,10 @@
 // read once a pass otherwise cost a page walk every four kilobytes.
 package arena
 
-import "fmt"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // line is the number of floats in a cache line, on which every array begins.
 const line = 16
@@ -48,4 +51,17 @@ func (a *Arena) Close() error {
 	release := a.release
 	a.release = func() error { return nil }
 	return release()
+}
+
+// Int16s is an array of n, all 0, in memory of its own, for what comes and goes while an engine lives. release gives it back;
+// the array must not be used afterwards.
+func Int16s(n int) (array []int16, release func() error, err error) {
+	memory, release, err := allocate((n + 1) / 2)
+	if err != nil {
+		return nil, nil, fmt.Errorf("arena: %d bytes: %w", 2*int64(n), err)
+	}
+	if n == 0 {
+		return nil, release, nil
+	}
+	return unsafe.Slice((*int16)(unsafe.Pointer(&memory[0])), n), release, nil
 }
