@@ -27,8 +27,8 @@ import (
 	"hypnos/core/optim"
 	"hypnos/core/sleep"
 
-	"hypnos/backends/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/internal/arena"
 )
 
 // Name is the backend's name.

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hypnos/backends/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/internal/arena"
 	"hypnos/backends/internal/workers"
 	"hypnos/core"
 	"hypnos/core/model"

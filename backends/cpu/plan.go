@@ -3,8 +3,8 @@ package cpu
 import (
 	"slices"
 
-	"hypnos/backends/internal/arena"
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/internal/arena"
 	"hypnos/core"
 	"hypnos/core/net"
 )
