@@ -53,6 +53,7 @@ type Result struct {
 	Rows        []Row        `json:"rows"`
 	Memory      []MemoryRow  `json:"memory,omitempty"`
 	Inputs      []InputRow   `json:"input,omitempty"`
+	Edge        []EdgeRow    `json:"edge,omitempty"`
 	Summary     *Summary     `json:"summary,omitempty"`
 	Skipped     []Skipped    `json:"skipped,omitempty"`
 	Comparisons []Comparison `json:"comparisons,omitempty"`
@@ -125,12 +126,15 @@ func (b *bench) limits(ctx context.Context, r *Result, t *table) error {
 
 // rows measures the rows of the keys.
 func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result, t *table) error {
-	var trainings []Key
+	var trainings, edges []Key
 	keys = slices.DeleteFunc(keys, func(k Key) bool {
-		if isTraining(k) {
+		switch {
+		case k.Kind == Edge:
+			edges = append(edges, k)
+		case apart(k):
 			trainings = append(trainings, k)
 		}
-		return isTraining(k)
+		return apart(k)
 	})
 	all, unknown := subjects(keys, shapes)
 	for _, err := range unknown {
@@ -150,6 +154,9 @@ func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result,
 		t.legend(b.machine.CacheKB)
 	}
 	if err := b.trainings(ctx, trainings, r, t); err != nil {
+		return err
+	}
+	if err := b.edges(ctx, edges, r, t); err != nil {
 		return err
 	}
 	if r.Summary != nil {

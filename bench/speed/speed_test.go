@@ -233,7 +233,7 @@ func TestDefaultKeys(t *testing.T) {
 		t.Fatalf("%d rows, want %d", len(keys), want)
 	}
 	keys = slices.DeleteFunc(keys, func(k Key) bool {
-		if !isTraining(k) {
+		if !apart(k) {
 			return false
 		}
 		if _, err := training(k); err != nil {

@@ -20,6 +20,7 @@ const (
 	Net    = "net"
 	Memory = "memory" // resident memory of a network's training
 	Input  = "input"  // the input pipeline of a network's training
+	Edge   = "edge"   // a network in integers against the same in float32
 )
 
 // What a row measures. Peers use the same names.
@@ -79,7 +80,8 @@ func defaultKeys(shapes []Shape, only *regexp.Regexp) []Key {
 		Key{Net, "r20lc", 64, TrainStep}, Key{Net, "r20lc", 128, TrainStep}, Key{Net, "r20lc", 0, AdamStep}, Key{Net, "r20lc", 0, Sleep}, Key{Net, "r20lc", 512, Hebbian},
 		Key{Net, "r20", 64, TrainStep}, Key{Net, "r20", 128, TrainStep},
 		Key{Net, "r20lc", 1, Inference}, Key{Net, "r18lc", 1, Inference},
-		Key{Memory, "r20lc", 512, TrainStep}, Key{Input, "r8w8", 512, TrainStep}, Key{Input, "r20", 512, TrainStep})
+		Key{Memory, "r20lc", 512, TrainStep}, Key{Input, "r8w8", 512, TrainStep}, Key{Input, "r20", 512, TrainStep},
+		Key{Edge, "r20lc", 1, Inference})
 	return slices.DeleteFunc(keys, func(k Key) bool { return only != nil && !only.MatchString(k.String()) })
 }
 

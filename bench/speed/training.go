@@ -198,5 +198,5 @@ func sum(xs []float64) (total float64) {
 	return total
 }
 
-// isTraining tells whether a key is for trainings.
-func isTraining(k Key) bool { return slices.Contains([]string{Memory, Input}, k.Kind) }
+// apart tells whether a key is for trainings or edges.
+func apart(k Key) bool { return slices.Contains([]string{Memory, Input, Edge}, k.Kind) }
