@@ -31,6 +31,7 @@ type engine struct {
 	loaded  bool
 	step    int64 // learning steps taken
 
+	relu   []int          // by node: of the rectifier that alone reads its output and takes it in, 0 without
 	out    [][]int16      // by node, (B, H, W, C)
 	errors []tensorErrors // by node: of the loss by its output
 	wide   [][]int64      // by worker: sums that go back to a layer's input
@@ -56,6 +57,7 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 		e.weights = append(e.weights, w)
 		e.out = append(e.out, make([]int16, o.MaxBatch*v.Out.Len()))
 	}
+	e.relu = rectifiers(n)
 	if o.Train {
 		e.allocateLearning(makePlan(n, o, threads).scratch, threads)
 	}
@@ -200,7 +202,7 @@ func (e *engine) Infer(ctx context.Context, x core.Batch) (core.Logits, error) {
 	if err := e.begin(ctx, x); err != nil {
 		return core.Logits{}, err
 	}
-	e.forward(x.N)
+	e.forward(x.N, true)
 	return e.logits(x.N, classes), nil
 }
 
@@ -236,7 +238,7 @@ func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float
 			w.equal = nil
 		}
 	}
-	e.forward(x.N)
+	e.forward(x.N, true)
 	logits := e.logits(x.N, e.net.Output().C)
 	loss, top1, top5 := core.Score(logits, y)
 	e.step++
@@ -295,6 +297,7 @@ func (e *engine) learn(node, images int, lr float64) {
 		e.pool.Run(w.Out, func(worker, lo, hi int) { norms[worker] = w.learnShared(e.kernels, e.workers[worker], l, lo, hi) })
 	}
 	w.norm = slices.Max(norms)
+	w.boundBiases()
 }
 
 // sumsFor clears and returns every worker's sums for a layer's input.
@@ -350,7 +353,7 @@ func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter
 			yield(model.Tensor{}, err)
 			return
 		}
-		e.forward(x.N)
+		e.forward(x.N, false)
 		for i, v := range e.net.Nodes {
 			out := floats(e.out[i][:x.N*v.Out.Len()], e.format(i).Frac)
 			if !yield(model.NewTensor("out/"+v.Name, []int{x.N, v.Out.H, v.Out.W, v.Out.C}, out), nil) {

@@ -9,21 +9,51 @@ import (
 	"hypnos/core/net"
 )
 
-// forward computes every node's output from the first one's.
-func (e *engine) forward(images int) {
+// rectifiers tells of every weight layer and sum, by node, which rectifier takes its output in; 0 of others. Nothing else
+// may read that output.
+func rectifiers(n *net.Network) []int {
+	into, readers := make([]int, len(n.Nodes)), make([]int, len(n.Nodes))
+	for _, v := range n.Nodes {
+		for _, from := range v.Inputs {
+			readers[from]++
+		}
+	}
+	for i, v := range n.Nodes {
+		if _, ok := v.Op.(net.ReLU); !ok || readers[v.Inputs[0]] > 1 {
+			continue
+		}
+		from := v.Inputs[0]
+		_, weighted := geometryOf(n.Nodes[from])
+		if _, sum := n.Nodes[from].Op.(net.Add); weighted || sum {
+			into[from] = i
+		}
+	}
+	return into
+}
+
+// forward computes the nodes' outputs from the first one's. fused lets weight layers and sums do the work of the rectifier
+// behind them, and leave nothing behind themselves.
+func (e *engine) forward(images int, fused bool) {
 	for i, v := range e.net.Nodes {
 		if i == 0 {
 			continue
 		}
-		y, from := e.out[i][:images*v.Out.Len()], v.Inputs[0]
+		to, low := i, -e.format(i).Max()
+		if fused && e.relu[i] > 0 {
+			to, low = e.relu[i], 0
+		}
+		y, from := e.out[to][:images*v.Out.Len()], v.Inputs[0]
 		x := e.out[from][:images*v.In.Len()]
 		switch op := v.Op.(type) {
 		case net.ReLU:
+			if fused && e.relu[from] == i {
+				continue
+			}
 			for j, n := range x {
 				y[j] = max(n, 0)
 			}
 		case net.Add:
-			e.add(i, y, x, e.out[v.Inputs[1]])
+			e.add(i, y, x, e.out[v.Inputs[1]], low)
 		case net.MaxPool:
 			eachWinner(op, v, x, images, func(to, at int) { y[to] = x[at] })
 		case net.GlobalAvgPool:
@@ -35,20 +65,26 @@ func (e *engine) forward(images int) {
 		default:
 			w := e.weights[i]
 			e.pool.Run(w.positions, func(worker, lo, hi int) {
-				w.forward(e.kernels, e.workers[worker], y, x, images, lo, hi)
+				w.forward(e.kernels, e.workers[worker], y, x, images, low, lo, hi)
 			})
 		}
 	}
 }
 
-// add brings both summands to the finer format, exactly, and their sum to the output's with one rounding.
-func (e *engine) add(node int, y, a, b []int16) {
+// add brings both summands to the finer format, exactly, and their sum to the output's with one rounding; low is its least.
+func (e *engine) add(node int, y, a, b []int16, low int16) {
 	v := e.net.Nodes[node]
 	to, fa, fb := e.format(node), e.format(v.Inputs[0]).Frac, e.format(v.Inputs[1]).Frac
 	frac := max(fa, fb)
-	for j := range y {
-		y[j] = to.Saturate(fixed.RoundShift(int64(a[j])<<(frac-fa)+int64(b[j])<<(frac-fb), frac-to.Frac))
-	}
+	high, shift := to.Max(), frac-to.Frac
+	e.pool.Run(len(y), func(_, lo, hi int) {
+		a, b, y := a[lo:hi], b[lo:hi], y[lo:hi]
+		b = b[:len(a)]
+		for j, v := range a {
+			sum := fixed.RoundShift(int64(v)<<(frac-fa)+int64(b[j])<<(frac-fb), shift)
+			y[j] = int16(min(max(sum, int64(low)), int64(high)))
+		}
+	})
 }
 
 // average is the mean over positions: the exact sum times 2^(fy-fx)/positions, rounded once.

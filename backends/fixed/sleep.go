@@ -204,6 +204,9 @@ func (s *sleeper) noteShared(t *sleep.Task, instant bool) {
 	}
 	n := len(all[t.Index].Positions)
 	s.w.equal[t.Index] = n < 2 || instant && len(t.Positions) == n
+	if !instant {
+		s.w.boundBiases()
+	}
 	changed := t.Positions
 	if instant { // all are alike
 		changed = changed[:min(1, len(changed))]

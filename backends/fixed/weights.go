@@ -2,6 +2,7 @@ package fixed
 
 import (
 	"fmt"
+	"math"
 
 	"hypnos/backends/fixed/internal/kernel"
 	"hypnos/backends/internal/arena"
@@ -21,8 +22,10 @@ type weights struct {
 	format, input, output fixed.Format
 	value                 []int16 // (blocks, N, padded K)
 	biases                []int32 // (blocks, N), with input.Frac+format.Frac fraction bits; nil without
+	zeros                 []int32 // (N): the biases of a layer without
 	period                int     // > 0: consolidated, block (row mod period)·period + column mod period; else block = position
 	norm                  int64   // no row's Σ|w| is above
+	largestBias           int64   // no bias's absolute value is above
 	equal                 []bool  // by grid: its groups have become equal since the layer last learned
 	release               func() error
 }
@@ -32,6 +35,8 @@ func newWeights(n *net.Network, node int, g geometry) *weights {
 	w := &weights{geometry: g, node: node, weight: v.Params[0]}
 	if g.Bias {
 		w.bias = v.Params[1]
+	} else {
+		w.zeros = make([]int32, g.Out)
 	}
 	return w
 }
@@ -61,6 +66,22 @@ func (w *weights) rowsOf(block, group int) []int16 {
 	return w.value[at : at+w.rows*w.padded]
 }
 
+// biasesOf are the biases of a block, (N).
+func (w *weights) biasesOf(block int) []int32 {
+	if w.biases == nil {
+		return w.zeros
+	}
+	return w.biases[block*w.Out : (block+1)*w.Out]
+}
+
+// boundBiases takes account of the biases.
+func (w *weights) boundBiases() {
+	w.largestBias = 0
+	for _, b := range w.biases {
+		w.largestBias = max(w.largestBias, int64(b), -int64(b))
+	}
+}
+
 // shift is by how many bits sums are above the output's last place.
 func (w *weights) shift() int { return w.sumFrac() - w.output.Frac }
 
@@ -69,6 +90,12 @@ func (w *weights) sumFrac() int { return w.input.Frac + w.format.Frac }
 
 // narrow tells whether every sum of products fits an int32.
 func (w *weights) narrow() bool { return fixed.NarrowSum(w.norm, w.input.Max()) }
+
+// narrowOutputs tells whether an int32 holds the sums with biases and what rounding adds, too.
+func (w *weights) narrowOutputs() bool {
+	shift := w.shift()
+	return shift >= 0 && shift <= 30 && w.norm*int64(w.input.Max())+w.largestBias+1<<shift>>1 <= math.MaxInt32
+}
 
 // dot chooses the kernel for the layer's sums.
 func (w *weights) dot(k *kernel.Kernels) func(y []int64, w, x []int16) {
@@ -183,6 +210,7 @@ func (w *weights) load(p *model.Params, k *kernel.Kernels) error {
 		return err
 	}
 	w.biases = append([]int32(nil), t.Data.([]int32)...)
+	w.boundBiases()
 	return nil
 }
 

@@ -7,7 +7,7 @@ import (
 
 // runs calls f for the stretches of channel group g's inputs that position p sees: n elements from at of a gathered row are
 // n elements from x of one image, (H, W, Cin).
-func (g geometry) runs(position, group int, f func(at, x, n int)) {
+func (g *geometry) runs(position, group int, f func(at, x, n int)) {
 	per := g.in.C / g.groups
 	i, j := position/g.out.W, position%g.out.W
 	rowLo, rowHi := g.Span(i, g.in.H)
@@ -26,13 +26,23 @@ func (g geometry) runs(position, group int, f func(at, x, n int)) {
 }
 
 // gather sets row, of padded K, to what position p sees of an image; 0 for the padding.
-func (g geometry) gather(row, image []int16, position, group int) {
-	clear(row)
-	g.runs(position, group, func(at, x, n int) { copy(row[at:at+n], image[x:]) })
+func (g *geometry) gather(row, image []int16, position, group int) {
+	top, left := position/g.out.W*g.Stride-g.Pad(), position%g.out.W*g.Stride-g.Pad()
+	if g.groups > 1 || top < 0 || left < 0 || top+g.Kernel > g.in.H || left+g.Kernel > g.in.W {
+		clear(row)
+		g.runs(position, group, func(at, x, n int) { copy(row[at:at+n], image[x:]) })
+		return
+	}
+	n, line := g.Kernel*g.in.C, g.in.W*g.in.C // inside, rows of the kernel are whole
+	from := image[top*line+left*g.in.C:]
+	for u := range g.Kernel {
+		copy(row[u*n:(u+1)*n], from[u*line:])
+	}
+	clear(row[g.Kernel*n:])
 }
 
 // scatter adds a row to where gather takes it from.
-func (g geometry) scatter(image []int64, row []int32, position, group int) {
+func (g *geometry) scatter(image []int64, row []int32, position, group int) {
 	g.runs(position, group, func(at, x, n int) {
 		to := image[x : x+n]
 		for i, v := range row[at : at+n] {
@@ -41,24 +51,25 @@ func (g geometry) scatter(image []int64, row []int32, position, group int) {
 	})
 }
 
-// forward computes positions lo…hi-1 of all images.
-func (w *weights) forward(k *kernel.Kernels, s *worker, y, x []int16, images, lo, hi int) {
-	dot, shift := w.dot(k), w.shift()
+// forward computes positions lo…hi-1 of all images; low is the least output, 0 with a rectifier behind the layer.
+func (w *weights) forward(k *kernel.Kernels, s *worker, y, x []int16, images int, low int16, lo, hi int) {
+	dot, shift, high, narrow := w.dot(k), w.shift(), w.output.Max(), w.narrowOutputs()
 	patch, sums := s.patches[:w.padded], s.sums[:w.rows]
 	for p := lo; p < hi; p++ {
 		block := w.block(p)
 		for group := range w.groups {
-			rows := w.rowsOf(block, group)
+			first := group * w.rows
+			rows, bias := w.rowsOf(block, group), w.biasesOf(block)[first:first+w.rows]
 			for b := range images {
 				w.gather(patch, x[b*w.in.Len():(b+1)*w.in.Len()], p, group)
+				to := y[(b*w.positions+p)*w.Out+first:][:w.rows]
+				if narrow {
+					k.Outputs(to, rows, patch, bias, shift, low, high)
+					continue
+				}
 				dot(sums, rows, patch)
-				first := group * w.rows
-				to := y[(b*w.positions+p)*w.Out+first:]
 				for n, sum := range sums {
-					if w.biases != nil {
-						sum += int64(w.biases[block*w.Out+first+n])
-					}
-					to[n] = w.output.Saturate(fixed.RoundShift(sum, shift))
+					to[n] = max(low, w.output.Saturate(fixed.RoundShift(sum+int64(bias[n]), shift)))
 				}
 			}
 		}

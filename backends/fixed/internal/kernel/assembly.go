@@ -9,7 +9,7 @@ import "hypnos/core/rng"
 // vectors is the version in assembly.
 func vectors(name string) *Kernels {
 	return &Kernels{
-		Name: name, Dot: dotAll, DotNarrow: dotNarrowAll, Back: backAll, Update: updateAll, Accumulate: accumulateAll, Norm: normAll,
+		Name: name, Dot: dotAll, DotNarrow: dotNarrowAll, Outputs: outputsAll, Back: backAll, Update: updateAll, Accumulate: accumulateAll, Norm: normAll,
 		Halves: halvesAll,
 	}
 }

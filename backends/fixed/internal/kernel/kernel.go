@@ -25,6 +25,12 @@ type Kernels struct {
 	Dot func(y []int64, w, x []int16)
 	// DotNarrow is Dot where every partial sum fits an int32, in any order (fixed.NarrowSum).
 	DotNarrow func(y []int64, w, x []int16)
+	// Outputs is DotNarrow and what makes outputs of its sums:
+	//
+	//	y[i] = (Σ_j w[i·K+j]·x[j] + bias[i]) / 2^shift, rounded to the nearest, midpoints up (fixed.RoundShift), between low and high
+	//
+	// for 0 ≤ shift ≤ 30, where an int32 holds every partial sum with bias and 2^shift/2 added.
+	Outputs func(y, w, x []int16, bias []int32, shift int, low, high int16)
 	// Back adds Σ_i w[i·K+j]·d[i] to dx[j], K = len(dx): w is (len(d), K). K is a multiple of Lanes; no partial sum of the
 	// products alone leaves an int32, nor does dx with them.
 	Back func(dx []int32, w, d []int16)
@@ -50,7 +56,7 @@ func Versions() []*Kernels { return append(assembly(), portable()) }
 
 func portable() *Kernels {
 	return &Kernels{
-		Name: "portable", Dot: dot, DotNarrow: dotNarrow, Back: back, Update: update, Accumulate: accumulate, Norm: norm,
+		Name: "portable", Dot: dot, DotNarrow: dotNarrow, Outputs: outputs, Back: back, Update: update, Accumulate: accumulate, Norm: norm,
 		Halves: func(dst []uint16, s rng.Stream, first uint64) { s.Halves(dst, first) },
 	}
 }
@@ -72,6 +78,17 @@ func dotNarrow(y []int64, w, x []int16) {
 			sum += int32(row[j]) * int32(v)
 		}
 		y[i] = int64(sum)
+	}
+}
+
+func outputs(y, w, x []int16, bias []int32, shift int, low, high int16) {
+	half := int32(1) << shift >> 1
+	for i := range y {
+		row, sum := w[i*len(x):(i+1)*len(x)], bias[i]+half
+		for j, v := range x {
+			sum += int32(row[j]) * int32(v)
+		}
+		y[i] = int16(min(max(sum>>shift, int32(low)), int32(high)))
 	}
 }
 

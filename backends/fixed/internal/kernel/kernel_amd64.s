@@ -198,6 +198,113 @@ end:
 	VZEROUPPER
 	RET
 
+// func outputsVector(y *int16, w *int16, x *int16, bias *int32, rows int, k int, shift int, low int, high int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·outputsVector(SB), NOSPLIT, $0-72
+	MOVQ         y+0(FP), AX
+	MOVQ         bias+24(FP), CX
+	MOVQ         shift+48(FP), DX
+	VMOVQ        DX, X0
+	VPCMPEQD     X1, X1, X1
+	VPSRLD       $0x1f, X1, X1
+	VPSLLD       X0, X1, X1
+	VPSRLD       $0x01, X1, X1
+	MOVQ         low+56(FP), DX
+	VMOVQ        DX, X2
+	VPBROADCASTD X2, X2
+	MOVQ         high+64(FP), DX
+	VMOVQ        DX, X3
+	VPBROADCASTD X3, X3
+	VPBROADCASTD X1, X1
+	MOVQ         w+8(FP), DX
+	MOVQ         x+16(FP), BX
+	MOVQ         rows+32(FP), SI
+	MOVQ         k+40(FP), DI
+	LEAQ         (DI)(DI*1), DI
+	LEAQ         2048(DX)(DI*4), R8
+	LEAQ         (DI)(DI*2), R9
+	SUBQ         $0x04, SI
+	JL           rest
+
+rows:
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	XORQ  R10, R10
+
+terms:
+	VMOVDQU      (BX)(R10*1), Y8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	ADDQ         $0x00000080, R8
+	VPMADDWD     (DX), Y8, Y9
+	VPADDD       Y9, Y4, Y4
+	VPMADDWD     (DX)(DI*1), Y8, Y9
+	VPADDD       Y9, Y5, Y5
+	VPMADDWD     (DX)(DI*2), Y8, Y9
+	VPADDD       Y9, Y6, Y6
+	VPMADDWD     (DX)(R9*1), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000020, R10
+	CMPQ         R10, DI
+	JB           terms
+	VPHADDD      Y5, Y4, Y4
+	VPHADDD      Y7, Y6, Y6
+	VPHADDD      Y6, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X5
+	VPADDD       X4, X5, X5
+	VPADDD       (CX), X5, X5
+	VPADDD       X1, X5, X5
+	VPSRAD       X0, X5, X5
+	VPMAXSD      X2, X5, X5
+	VPMINSD      X3, X5, X5
+	VPACKSSDW    X5, X5, X5
+	VMOVQ        X5, (AX)
+	ADDQ         $0x00000008, AX
+	ADDQ         $0x00000010, CX
+	ADDQ         R9, DX
+	SUBQ         $0x04, SI
+	JGE          rows
+
+rest:
+	ADDQ $0x03, SI
+	JL   end
+
+row:
+	VPXOR Y4, Y4, Y4
+	XORQ  R8, R8
+
+rowTerms:
+	VMOVDQU      (BX)(R8*1), Y5
+	VPMADDWD     (DX), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000020, R8
+	CMPQ         R8, DI
+	JB           rowTerms
+	VPHADDD      Y4, Y4, Y4
+	VPHADDD      Y4, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X5
+	VPADDD       X4, X5, X5
+	VMOVD        (CX), X4
+	VPADDD       X4, X5, X5
+	VPADDD       X1, X5, X5
+	VPSRAD       X0, X5, X5
+	VPMAXSD      X2, X5, X5
+	VPMINSD      X3, X5, X5
+	VPACKSSDW    X5, X5, X5
+	VPEXTRW      $0x00, X5, (AX)
+	ADDQ         $0x00000002, AX
+	ADDQ         $0x00000004, CX
+	DECQ         SI
+	JGE          row
+
+end:
+	VZEROUPPER
+	RET
+
 // func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
 // Requires: AVX, AVX2
 TEXT ·backVector(SB), NOSPLIT, $0-40

@@ -221,6 +221,46 @@ func TestDot(t *testing.T) {
 	}
 }
 
+// TestOutputs: sums, biases and shifts over the whole of an int32, and ranges of outputs that cut.
+func TestOutputs(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v *Kernels) {
+		r, cut := bench(t, 4, 2*64*40*Lanes+128), 0
+		checkCount(t, "shapes", eachShape(r, func(n, k, kind, other int) {
+			shift := r.IntN(31)
+			half := int64(1) << shift >> 1
+			bound := int64([]int{1, 255, 4095, math.MaxInt16}[r.IntN(4)])
+			space := (math.MaxInt32 - half) / 2 // half for products, half for biases
+			w := from(r, numbers[int16](r, n*k, min(math.MaxInt16, space/(bound*int64(k))), kind))
+			x := from(r, numbers[int16](r, k, bound, other))
+			bias := from(r, numbers[int32](r, n, space, r.IntN(kinds)))
+			low, high := int16(-math.MaxInt16), int16(math.MaxInt16)
+			if r.IntN(2) == 0 {
+				low, high = 0, 8191
+			}
+			got, want := into[int16](r, n), make([]int16, n)
+			outputs(want, w, x, bias, shift, low, high)
+			for _, y := range want {
+				if y == low || y == high {
+					cut++
+				}
+			}
+			what := fmt.Sprintf("%d rows of %d, shift %d", n, k, shift)
+			r.run(what, func() { v.Outputs(got, w, x, bias, shift, low, high) })
+			compare(r, what, got, want)
+			exact := make([]int64, n)
+			dot(exact, w, x)
+			for i, s := range exact {
+				if y := min(max(fixed.RoundShift(s+int64(bias[i]), shift), int64(low)), int64(high)); y != int64(want[i]) {
+					t.Fatalf("%s: output %d is %d, by package fixed %d", what, i, want[i], y)
+				}
+			}
+		}), allShapes)
+		if cut < 1000 {
+			t.Errorf("only %d outputs were cut", cut)
+		}
+	})
+}
+
 // Rows as long as the wide product's partial sums allow, one vector less and one more, of the largest numbers and of those whose
 // lower halves are largest.
 func TestDotLong(t *testing.T) {

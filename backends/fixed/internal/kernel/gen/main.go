@@ -20,6 +20,7 @@ func main() {
 	ConstraintExpr("!purego")
 	dot("dotNarrowVector", false)
 	dot("dotVector", true)
+	outputs()
 	back()
 	update()
 	accumulate()
@@ -80,7 +81,59 @@ func dot(name string, wide bool) {
 		doc = "k is at most 2^17."
 	}
 	function(name, "y *int64, w, x *int16, rows, k int", "is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16. "+doc)
-	y, w, x, rows, k := arg("y"), arg("w"), arg("x"), arg("rows"), arg("k")
+	y := arg("y")
+	products(wide, func(s sums) {
+		s.store(y)
+		add(y, 8*len(s.low))
+	})
+}
+
+// outputs ends the narrow sums of products with biases, one rounding and the output's range.
+func outputs() {
+	function("outputsVector", "y, w, x *int16, bias *int32, rows, k, shift, low, high int",
+		"is y[i] = (Σ_j w[i*k+j]·x[j] + bias[i]) / 2^shift, rounded, between low and high, for i < rows, j < k; k > 0 is a multiple of 16. An int32 holds all sums.")
+	y, bias, shift := arg("y"), arg("bias"), XMM()
+	s, half, low, high := arg("shift"), XMM(), XMM(), XMM()
+	VMOVQ(s, shift)
+	one := XMM()
+	VPCMPEQD(one, one, one)
+	VPSRLD(Imm(31), one, one)
+	VPSLLD(shift, one, half)
+	VPSRLD(Imm(1), half, half) // 2^shift/2: 0 for 0
+	for _, b := range []struct {
+		name string
+		to   VecVirtual
+	}{{"low", low}, {"high", high}} {
+		VMOVQ(arg(b.name), b.to)
+		VPBROADCASTD(b.to, b.to)
+	}
+	VPBROADCASTD(half, half)
+	products(false, func(s sums) {
+		t, b := lanes(s.low), XMM()
+		if len(s.low) > 1 {
+			VPADDD(Mem{Base: bias}, t, t)
+		} else {
+			VMOVD(Mem{Base: bias}, b)
+			VPADDD(b, t, t)
+		}
+		VPADDD(half, t, t)
+		VPSRAD(shift, t, t)
+		VPMAXSD(low, t, t)
+		VPMINSD(high, t, t)
+		VPACKSSDW(t, t, t)
+		if len(s.low) > 1 {
+			VMOVQ(t, Mem{Base: y})
+		} else {
+			VPEXTRW(Imm(0), t, Mem{Base: y})
+		}
+		add(y, 2*len(s.low))
+		add(bias, 4*len(s.low))
+	})
+}
+
+// products sums the products of rows of w with x, and hands the sums of dotRows rows, or of one, to done.
+func products(wide bool, done func(s sums)) {
+	w, x, rows, k := arg("w"), arg("x"), arg("rows"), arg("k")
 	ld := rowBytes(k)
 	ahead, ld3 := GP64(), GP64()
 	LEAQ(Mem{Base: w, Index: ld, Scale: 4, Disp: dotAhead}, ahead)
@@ -104,8 +157,7 @@ func dot(name string, wide bool) {
 		add(j, vectorBytes)
 		CMPQ(j, ld)
 		JB(LabelRef(label))
-		s.store(y)
-		add(y, 8*n)
+		done(s)
 	}
 	SUBQ(Imm(dotRows), rows)
 	JL(LabelRef("rest"))
