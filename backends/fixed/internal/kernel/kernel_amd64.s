@@ -13,7 +13,7 @@ TEXT ·dotNarrowVector(SB), NOSPLIT, $0-40
 	MOVQ rows+24(FP), BX
 	MOVQ k+32(FP), SI
 	LEAQ (SI)(SI*1), SI
-	LEAQ 2048(CX)(SI*4), DI
+	LEAQ 4096(CX)(SI*4), DI
 	LEAQ (SI)(SI*2), R8
 	SUBQ $0x04, BX
 	JL   rest
@@ -27,8 +27,8 @@ rows:
 
 terms:
 	VMOVDQU      (DX)(R9*1), Y4
-	PREFETCHT0   (DI)
-	PREFETCHT0   64(DI)
+	PREFETCHT1   (DI)
+	PREFETCHT1   64(DI)
 	ADDQ         $0x00000080, DI
 	VPMADDWD     (CX), Y4, Y5
 	VPADDD       Y5, Y0, Y0
@@ -93,7 +93,7 @@ TEXT ·dotVector(SB), NOSPLIT, $0-40
 	MOVQ rows+24(FP), BX
 	MOVQ k+32(FP), SI
 	LEAQ (SI)(SI*1), SI
-	LEAQ 2048(CX)(SI*4), DI
+	LEAQ 4096(CX)(SI*4), DI
 	LEAQ (SI)(SI*2), R8
 	SUBQ $0x04, BX
 	JL   rest
@@ -111,8 +111,8 @@ rows:
 
 terms:
 	VMOVDQU      (DX)(R9*1), Y8
-	PREFETCHT0   (DI)
-	PREFETCHT0   64(DI)
+	PREFETCHT1   (DI)
+	PREFETCHT1   64(DI)
 	ADDQ         $0x00000080, DI
 	VPMADDWD     (CX), Y8, Y9
 	VPADDD       Y9, Y0, Y0
@@ -221,7 +221,7 @@ TEXT ·outputsVector(SB), NOSPLIT, $0-72
 	MOVQ         rows+32(FP), SI
 	MOVQ         k+40(FP), DI
 	LEAQ         (DI)(DI*1), DI
-	LEAQ         2048(DX)(DI*4), R8
+	LEAQ         4096(DX)(DI*4), R8
 	LEAQ         (DI)(DI*2), R9
 	SUBQ         $0x04, SI
 	JL           rest
@@ -235,8 +235,8 @@ rows:
 
 terms:
 	VMOVDQU      (BX)(R10*1), Y8
-	PREFETCHT0   (R8)
-	PREFETCHT0   64(R8)
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
 	ADDQ         $0x00000080, R8
 	VPMADDWD     (DX), Y8, Y9
 	VPADDD       Y9, Y4, Y4
