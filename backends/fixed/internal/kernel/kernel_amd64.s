@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func dotNarrowVector(y *int64, w *int16, x *int16, rows int, k int)
-// Requires: AVX, AVX2, MMX+
+// Requires: AVX, AVX2
 TEXT ·dotNarrowVector(SB), NOSPLIT, $0-40
 	MOVQ y+0(FP), AX
 	MOVQ w+8(FP), CX
@@ -13,35 +13,106 @@ TEXT ·dotNarrowVector(SB), NOSPLIT, $0-40
 	MOVQ rows+24(FP), BX
 	MOVQ k+32(FP), SI
 	LEAQ (SI)(SI*1), SI
-	LEAQ 4096(CX)(SI*4), DI
-	LEAQ (SI)(SI*2), R8
 	SUBQ $0x04, BX
 	JL   rest
 
 rows:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	XORQ  R9, R9
+	VPXOR    Y0, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	VPXOR    Y2, Y2, Y2
+	VPXOR    Y3, Y3, Y3
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs1of4
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y0, Y0
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end1of4
 
-terms:
-	VMOVDQU      (DX)(R9*1), Y4
-	PREFETCHT1   (DI)
-	PREFETCHT1   64(DI)
-	ADDQ         $0x00000080, DI
-	VPMADDWD     (CX), Y4, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMADDWD     (CX)(SI*1), Y4, Y5
-	VPADDD       Y5, Y1, Y1
-	VPMADDWD     (CX)(SI*2), Y4, Y5
-	VPADDD       Y5, Y2, Y2
-	VPMADDWD     (CX)(R8*1), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	ADDQ         $0x00000020, CX
-	ADDQ         $0x00000020, R9
-	CMPQ         R9, SI
-	JB           terms
+pairs1of4:
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y0, Y0
+	VMOVDQU  32(DX)(DI*1), Y4
+	VPMADDWD 32(CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y0, Y0
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs1of4
+
+end1of4:
+	ADDQ     SI, CX
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs2of4
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y1, Y1
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end2of4
+
+pairs2of4:
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y1, Y1
+	VMOVDQU  32(DX)(DI*1), Y4
+	VPMADDWD 32(CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y1, Y1
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs2of4
+
+end2of4:
+	ADDQ     SI, CX
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs3of4
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y2, Y2
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end3of4
+
+pairs3of4:
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y2, Y2
+	VMOVDQU  32(DX)(DI*1), Y4
+	VPMADDWD 32(CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y2, Y2
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs3of4
+
+end3of4:
+	ADDQ     SI, CX
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs4of4
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y3, Y3
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end4of4
+
+pairs4of4:
+	VMOVDQU  (DX)(DI*1), Y4
+	VPMADDWD (CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y3, Y3
+	VMOVDQU  32(DX)(DI*1), Y4
+	VPMADDWD 32(CX)(DI*1), Y4, Y4
+	VPADDD   Y4, Y3, Y3
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs4of4
+
+end4of4:
+	ADDQ         SI, CX
 	VPHADDD      Y1, Y0, Y0
 	VPHADDD      Y3, Y2, Y2
 	VPHADDD      Y2, Y0, Y0
@@ -50,7 +121,6 @@ terms:
 	VPMOVSXDQ    X1, Y0
 	VMOVDQU      Y0, (AX)
 	ADDQ         $0x00000020, AX
-	ADDQ         R8, CX
 	SUBQ         $0x04, BX
 	JGE          rows
 
@@ -59,17 +129,30 @@ rest:
 	JL   end
 
 row:
-	VPXOR Y0, Y0, Y0
-	XORQ  DI, DI
+	VPXOR    Y0, Y0, Y0
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs1of1
+	VMOVDQU  (DX)(DI*1), Y1
+	VPMADDWD (CX)(DI*1), Y1, Y1
+	VPADDD   Y1, Y0, Y0
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end1of1
 
-rowTerms:
-	VMOVDQU      (DX)(DI*1), Y1
-	VPMADDWD     (CX), Y1, Y1
-	VPADDD       Y1, Y0, Y0
-	ADDQ         $0x00000020, CX
-	ADDQ         $0x00000020, DI
-	CMPQ         DI, SI
-	JB           rowTerms
+pairs1of1:
+	VMOVDQU  (DX)(DI*1), Y1
+	VPMADDWD (CX)(DI*1), Y1, Y1
+	VPADDD   Y1, Y0, Y0
+	VMOVDQU  32(DX)(DI*1), Y1
+	VPMADDWD 32(CX)(DI*1), Y1, Y1
+	VPADDD   Y1, Y0, Y0
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs1of1
+
+end1of1:
+	ADDQ         SI, CX
 	VPHADDD      Y0, Y0, Y0
 	VPHADDD      Y0, Y0, Y0
 	VEXTRACTI128 $0x01, Y0, X1
@@ -85,7 +168,7 @@ end:
 	RET
 
 // func dotVector(y *int64, w *int16, x *int16, rows int, k int)
-// Requires: AVX, AVX2, MMX+
+// Requires: AVX, AVX2
 TEXT ·dotVector(SB), NOSPLIT, $0-40
 	MOVQ y+0(FP), AX
 	MOVQ w+8(FP), CX
@@ -93,47 +176,134 @@ TEXT ·dotVector(SB), NOSPLIT, $0-40
 	MOVQ rows+24(FP), BX
 	MOVQ k+32(FP), SI
 	LEAQ (SI)(SI*1), SI
-	LEAQ 4096(CX)(SI*4), DI
-	LEAQ (SI)(SI*2), R8
 	SUBQ $0x04, BX
 	JL   rest
 
 rows:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	XORQ  R9, R9
+	VPXOR    Y0, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	VPXOR    Y2, Y2, Y2
+	VPXOR    Y3, Y3, Y3
+	VPXOR    Y4, Y4, Y4
+	VPXOR    Y5, Y5, Y5
+	VPXOR    Y6, Y6, Y6
+	VPXOR    Y7, Y7, Y7
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs1of4
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y0, Y0
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y1, Y1
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end1of4
 
-terms:
-	VMOVDQU      (DX)(R9*1), Y8
-	PREFETCHT1   (DI)
-	PREFETCHT1   64(DI)
-	ADDQ         $0x00000080, DI
-	VPMADDWD     (CX), Y8, Y9
-	VPADDD       Y9, Y0, Y0
-	VPSRAD       $0x10, Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPMADDWD     (CX)(SI*1), Y8, Y9
-	VPADDD       Y9, Y2, Y2
-	VPSRAD       $0x10, Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPMADDWD     (CX)(SI*2), Y8, Y9
-	VPADDD       Y9, Y4, Y4
-	VPSRAD       $0x10, Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPMADDWD     (CX)(R8*1), Y8, Y8
-	VPADDD       Y8, Y6, Y6
-	VPSRAD       $0x10, Y8, Y8
-	VPADDD       Y8, Y7, Y7
-	ADDQ         $0x00000020, CX
-	ADDQ         $0x00000020, R9
-	CMPQ         R9, SI
-	JB           terms
+pairs1of4:
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y0, Y0
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y1, Y1
+	VMOVDQU  32(DX)(DI*1), Y8
+	VPMADDWD 32(CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y0, Y0
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y1, Y1
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs1of4
+
+end1of4:
+	ADDQ     SI, CX
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs2of4
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y2, Y2
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y3, Y3
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end2of4
+
+pairs2of4:
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y2, Y2
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y3, Y3
+	VMOVDQU  32(DX)(DI*1), Y8
+	VPMADDWD 32(CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y2, Y2
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y3, Y3
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs2of4
+
+end2of4:
+	ADDQ     SI, CX
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs3of4
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y4, Y4
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y5, Y5
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end3of4
+
+pairs3of4:
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y4, Y4
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y5, Y5
+	VMOVDQU  32(DX)(DI*1), Y8
+	VPMADDWD 32(CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y4, Y4
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y5, Y5
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs3of4
+
+end3of4:
+	ADDQ     SI, CX
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs4of4
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y6, Y6
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y7, Y7
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end4of4
+
+pairs4of4:
+	VMOVDQU  (DX)(DI*1), Y8
+	VPMADDWD (CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y6, Y6
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y7, Y7
+	VMOVDQU  32(DX)(DI*1), Y8
+	VPMADDWD 32(CX)(DI*1), Y8, Y8
+	VPADDD   Y8, Y6, Y6
+	VPSRAD   $0x10, Y8, Y8
+	VPADDD   Y8, Y7, Y7
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs4of4
+
+end4of4:
+	ADDQ         SI, CX
 	VPHADDD      Y2, Y0, Y0
 	VPHADDD      Y6, Y4, Y4
 	VPHADDD      Y4, Y0, Y0
@@ -152,7 +322,6 @@ terms:
 	VPADDQ       Y1, Y0, Y0
 	VMOVDQU      Y0, (AX)
 	ADDQ         $0x00000020, AX
-	ADDQ         R8, CX
 	SUBQ         $0x04, BX
 	JGE          rows
 
@@ -161,20 +330,37 @@ rest:
 	JL   end
 
 row:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	XORQ  DI, DI
+	VPXOR    Y0, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	XORQ     DI, DI
+	TESTQ    $0x00000020, SI
+	JE       pairs1of1
+	VMOVDQU  (DX)(DI*1), Y2
+	VPMADDWD (CX)(DI*1), Y2, Y2
+	VPADDD   Y2, Y0, Y0
+	VPSRAD   $0x10, Y2, Y2
+	VPADDD   Y2, Y1, Y1
+	ADDQ     $0x00000020, DI
+	CMPQ     DI, SI
+	JE       end1of1
 
-rowTerms:
-	VMOVDQU      (DX)(DI*1), Y2
-	VPMADDWD     (CX), Y2, Y2
-	VPADDD       Y2, Y0, Y0
-	VPSRAD       $0x10, Y2, Y2
-	VPADDD       Y2, Y1, Y1
-	ADDQ         $0x00000020, CX
-	ADDQ         $0x00000020, DI
-	CMPQ         DI, SI
-	JB           rowTerms
+pairs1of1:
+	VMOVDQU  (DX)(DI*1), Y2
+	VPMADDWD (CX)(DI*1), Y2, Y2
+	VPADDD   Y2, Y0, Y0
+	VPSRAD   $0x10, Y2, Y2
+	VPADDD   Y2, Y1, Y1
+	VMOVDQU  32(DX)(DI*1), Y2
+	VPMADDWD 32(CX)(DI*1), Y2, Y2
+	VPADDD   Y2, Y0, Y0
+	VPSRAD   $0x10, Y2, Y2
+	VPADDD   Y2, Y1, Y1
+	ADDQ     $0x00000040, DI
+	CMPQ     DI, SI
+	JB       pairs1of1
+
+end1of1:
+	ADDQ         SI, CX
 	VPHADDD      Y0, Y0, Y0
 	VPHADDD      Y0, Y0, Y0
 	VEXTRACTI128 $0x01, Y0, X2
@@ -199,7 +385,7 @@ end:
 	RET
 
 // func outputsVector(y *int16, w *int16, x *int16, bias *int32, rows int, k int, shift int, low int, high int)
-// Requires: AVX, AVX2, MMX+
+// Requires: AVX, AVX2
 TEXT ·outputsVector(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         bias+24(FP), CX
@@ -221,35 +407,106 @@ TEXT ·outputsVector(SB), NOSPLIT, $0-72
 	MOVQ         rows+32(FP), SI
 	MOVQ         k+40(FP), DI
 	LEAQ         (DI)(DI*1), DI
-	LEAQ         4096(DX)(DI*4), R8
-	LEAQ         (DI)(DI*2), R9
 	SUBQ         $0x04, SI
 	JL           rest
 
 rows:
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	XORQ  R10, R10
+	VPXOR    Y4, Y4, Y4
+	VPXOR    Y5, Y5, Y5
+	VPXOR    Y6, Y6, Y6
+	VPXOR    Y7, Y7, Y7
+	XORQ     R8, R8
+	TESTQ    $0x00000020, DI
+	JE       pairs1of4
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y4, Y4
+	ADDQ     $0x00000020, R8
+	CMPQ     R8, DI
+	JE       end1of4
 
-terms:
-	VMOVDQU      (BX)(R10*1), Y8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
-	ADDQ         $0x00000080, R8
-	VPMADDWD     (DX), Y8, Y9
-	VPADDD       Y9, Y4, Y4
-	VPMADDWD     (DX)(DI*1), Y8, Y9
-	VPADDD       Y9, Y5, Y5
-	VPMADDWD     (DX)(DI*2), Y8, Y9
-	VPADDD       Y9, Y6, Y6
-	VPMADDWD     (DX)(R9*1), Y8, Y8
-	VPADDD       Y8, Y7, Y7
-	ADDQ         $0x00000020, DX
-	ADDQ         $0x00000020, R10
-	CMPQ         R10, DI
-	JB           terms
+pairs1of4:
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y4, Y4
+	VMOVDQU  32(BX)(R8*1), Y8
+	VPMADDWD 32(DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y4, Y4
+	ADDQ     $0x00000040, R8
+	CMPQ     R8, DI
+	JB       pairs1of4
+
+end1of4:
+	ADDQ     DI, DX
+	XORQ     R8, R8
+	TESTQ    $0x00000020, DI
+	JE       pairs2of4
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y5, Y5
+	ADDQ     $0x00000020, R8
+	CMPQ     R8, DI
+	JE       end2of4
+
+pairs2of4:
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y5, Y5
+	VMOVDQU  32(BX)(R8*1), Y8
+	VPMADDWD 32(DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y5, Y5
+	ADDQ     $0x00000040, R8
+	CMPQ     R8, DI
+	JB       pairs2of4
+
+end2of4:
+	ADDQ     DI, DX
+	XORQ     R8, R8
+	TESTQ    $0x00000020, DI
+	JE       pairs3of4
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y6, Y6
+	ADDQ     $0x00000020, R8
+	CMPQ     R8, DI
+	JE       end3of4
+
+pairs3of4:
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y6, Y6
+	VMOVDQU  32(BX)(R8*1), Y8
+	VPMADDWD 32(DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y6, Y6
+	ADDQ     $0x00000040, R8
+	CMPQ     R8, DI
+	JB       pairs3of4
+
+end3of4:
+	ADDQ     DI, DX
+	XORQ     R8, R8
+	TESTQ    $0x00000020, DI
+	JE       pairs4of4
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y7, Y7
+	ADDQ     $0x00000020, R8
+	CMPQ     R8, DI
+	JE       end4of4
+
+pairs4of4:
+	VMOVDQU  (BX)(R8*1), Y8
+	VPMADDWD (DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y7, Y7
+	VMOVDQU  32(BX)(R8*1), Y8
+	VPMADDWD 32(DX)(R8*1), Y8, Y8
+	VPADDD   Y8, Y7, Y7
+	ADDQ     $0x00000040, R8
+	CMPQ     R8, DI
+	JB       pairs4of4
+
+end4of4:
+	ADDQ         DI, DX
 	VPHADDD      Y5, Y4, Y4
 	VPHADDD      Y7, Y6, Y6
 	VPHADDD      Y6, Y4, Y4
@@ -264,7 +521,6 @@ terms:
 	VMOVQ        X5, (AX)
 	ADDQ         $0x00000008, AX
 	ADDQ         $0x00000010, CX
-	ADDQ         R9, DX
 	SUBQ         $0x04, SI
 	JGE          rows
 
@@ -273,17 +529,30 @@ rest:
 	JL   end
 
 row:
-	VPXOR Y4, Y4, Y4
-	XORQ  R8, R8
+	VPXOR    Y4, Y4, Y4
+	XORQ     R8, R8
+	TESTQ    $0x00000020, DI
+	JE       pairs1of1
+	VMOVDQU  (BX)(R8*1), Y5
+	VPMADDWD (DX)(R8*1), Y5, Y5
+	VPADDD   Y5, Y4, Y4
+	ADDQ     $0x00000020, R8
+	CMPQ     R8, DI
+	JE       end1of1
 
-rowTerms:
-	VMOVDQU      (BX)(R8*1), Y5
-	VPMADDWD     (DX), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	ADDQ         $0x00000020, DX
-	ADDQ         $0x00000020, R8
-	CMPQ         R8, DI
-	JB           rowTerms
+pairs1of1:
+	VMOVDQU  (BX)(R8*1), Y5
+	VPMADDWD (DX)(R8*1), Y5, Y5
+	VPADDD   Y5, Y4, Y4
+	VMOVDQU  32(BX)(R8*1), Y5
+	VPMADDWD 32(DX)(R8*1), Y5, Y5
+	VPADDD   Y5, Y4, Y4
+	ADDQ     $0x00000040, R8
+	CMPQ     R8, DI
+	JB       pairs1of1
+
+end1of1:
+	ADDQ         DI, DX
 	VPHADDD      Y4, Y4, Y4
 	VPHADDD      Y4, Y4, Y4
 	VEXTRACTI128 $0x01, Y4, X5
