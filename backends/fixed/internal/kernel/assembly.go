@@ -71,8 +71,9 @@ func backAll(dx []int32, w, d []int16) {
 	_ = w[len(d)*k-1]
 	var g group
 	for i := 0; i < len(d); {
+		next := (len(d) + i) * k // as many rows further: the next call's are expected behind this one's
 		i = g.fill(d, i, k)
-		backVector(&dx[0], &w[0], &g.at, &g.d, k)
+		backVector(&dx[0], &w[0], &g.at, &g.d, k, next)
 	}
 }
 

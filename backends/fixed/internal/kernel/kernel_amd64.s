@@ -574,28 +574,30 @@ end:
 	VZEROUPPER
 	RET
 
-// func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
-// Requires: AVX, AVX2
-TEXT ·backVector(SB), NOSPLIT, $0-40
+// func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·backVector(SB), NOSPLIT, $0-48
 	MOVQ         dx+0(FP), AX
 	MOVQ         w+8(FP), CX
 	MOVQ         at+16(FP), DX
 	MOVQ         d+24(FP), BX
 	MOVQ         k+32(FP), SI
-	MOVQ         (DX), DI
+	MOVQ         next+40(FP), DI
 	LEAQ         (CX)(DI*2), DI
-	MOVQ         8(DX), R8
+	MOVQ         (DX), R8
 	LEAQ         (CX)(R8*2), R8
-	MOVQ         16(DX), R9
+	MOVQ         8(DX), R9
 	LEAQ         (CX)(R9*2), R9
-	MOVQ         24(DX), R10
+	MOVQ         16(DX), R10
 	LEAQ         (CX)(R10*2), R10
-	MOVQ         32(DX), R11
+	MOVQ         24(DX), R11
 	LEAQ         (CX)(R11*2), R11
-	MOVQ         40(DX), R12
+	MOVQ         32(DX), R12
 	LEAQ         (CX)(R12*2), R12
-	MOVQ         48(DX), R13
+	MOVQ         40(DX), R13
 	LEAQ         (CX)(R13*2), R13
+	MOVQ         48(DX), R14
+	LEAQ         (CX)(R14*2), R14
 	MOVQ         56(DX), DX
 	LEAQ         (CX)(DX*2), DX
 	VPBROADCASTD (BX), Y0
@@ -605,26 +607,31 @@ TEXT ·backVector(SB), NOSPLIT, $0-40
 	XORQ         CX, CX
 
 terms:
-	VMOVDQU    (DI)(CX*2), Y4
-	VPUNPCKLWD (R8)(CX*2), Y4, Y5
-	VPUNPCKHWD (R8)(CX*2), Y4, Y4
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	PREFETCHT1 128(DI)
+	PREFETCHT1 192(DI)
+	ADDQ       $0x00000100, DI
+	VMOVDQU    (R8)(CX*2), Y4
+	VPUNPCKLWD (R9)(CX*2), Y4, Y5
+	VPUNPCKHWD (R9)(CX*2), Y4, Y4
 	VPMADDWD   Y0, Y5, Y5
 	VPMADDWD   Y0, Y4, Y4
-	VMOVDQU    (R9)(CX*2), Y6
-	VPUNPCKLWD (R10)(CX*2), Y6, Y7
-	VPUNPCKHWD (R10)(CX*2), Y6, Y6
+	VMOVDQU    (R10)(CX*2), Y6
+	VPUNPCKLWD (R11)(CX*2), Y6, Y7
+	VPUNPCKHWD (R11)(CX*2), Y6, Y6
 	VPMADDWD   Y1, Y7, Y7
 	VPMADDWD   Y1, Y6, Y6
 	VPADDD     Y7, Y5, Y5
 	VPADDD     Y6, Y4, Y4
-	VMOVDQU    (R11)(CX*2), Y6
-	VPUNPCKLWD (R12)(CX*2), Y6, Y7
-	VPUNPCKHWD (R12)(CX*2), Y6, Y6
+	VMOVDQU    (R12)(CX*2), Y6
+	VPUNPCKLWD (R13)(CX*2), Y6, Y7
+	VPUNPCKHWD (R13)(CX*2), Y6, Y6
 	VPMADDWD   Y2, Y7, Y7
 	VPMADDWD   Y2, Y6, Y6
 	VPADDD     Y7, Y5, Y5
 	VPADDD     Y6, Y4, Y4
-	VMOVDQU    (R13)(CX*2), Y6
+	VMOVDQU    (R14)(CX*2), Y6
 	VPUNPCKLWD (DX)(CX*2), Y6, Y7
 	VPUNPCKHWD (DX)(CX*2), Y6, Y6
 	VPMADDWD   Y3, Y7, Y7

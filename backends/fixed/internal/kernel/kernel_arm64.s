@@ -11,69 +11,83 @@ TEXT ·dotNarrowVector(SB), NOSPLIT, $0-40
 	MOVD x+16(FP), R2
 	MOVD rows+24(FP), R3
 	MOVD k+32(FP), R4
-	ADD R4<<3, R1, R5
-	ADD $2048, R5
 	SUBS $4, R3
 	BLT rest
 rows:
-	MOVD R1, R8
+	VEOR V6.B16, V6.B16, V6.B16
+	VEOR V7.B16, V7.B16, V7.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row1of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e608046 // smlal v6.4s, v2.4h, v0.4h
+	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
+	WORD $0x0e618067 // smlal v7.4s, v3.4h, v1.4h
+	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
+	SUBS $16, R6
+	BNE row1of4
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row2of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e608048 // smlal v8.4s, v2.4h, v0.4h
+	WORD $0x4e608048 // smlal2 v8.4s, v2.8h, v0.8h
+	WORD $0x0e618069 // smlal v9.4s, v3.4h, v1.4h
+	WORD $0x4e618069 // smlal2 v9.4s, v3.8h, v1.8h
+	SUBS $16, R6
+	BNE row2of4
 	VEOR V10.B16, V10.B16, V10.B16
 	VEOR V11.B16, V11.B16, V11.B16
-	ADD R4<<1, R8, R9
-	VEOR V12.B16, V12.B16, V12.B16
-	VEOR V13.B16, V13.B16, V13.B16
-	ADD R4<<1, R9, R10
-	VEOR V14.B16, V14.B16, V14.B16
-	VEOR V15.B16, V15.B16, V15.B16
-	ADD R4<<1, R10, R11
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	MOVD R2, R6
-	MOVD R4, R7
+	MOVD R2, R5
+	MOVD R4, R6
 	PCALIGN $16
-terms:
-	FLDPQ 0(R6), (F0, F1)
-	ADD $32, R6
-	PRFM 0(R5), PLDL1KEEP
-	PRFM 64(R5), PLDL1KEEP
-	ADD $128, R5
-	FLDPQ 0(R8), (F2, F3)
-	ADD $32, R8
+row3of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
 	WORD $0x0e60804a // smlal v10.4s, v2.4h, v0.4h
 	WORD $0x4e60804a // smlal2 v10.4s, v2.8h, v0.8h
 	WORD $0x0e61806b // smlal v11.4s, v3.4h, v1.4h
 	WORD $0x4e61806b // smlal2 v11.4s, v3.8h, v1.8h
-	FLDPQ 0(R9), (F4, F5)
-	ADD $32, R9
-	WORD $0x0e60808c // smlal v12.4s, v4.4h, v0.4h
-	WORD $0x4e60808c // smlal2 v12.4s, v4.8h, v0.8h
-	WORD $0x0e6180ad // smlal v13.4s, v5.4h, v1.4h
-	WORD $0x4e6180ad // smlal2 v13.4s, v5.8h, v1.8h
-	FLDPQ 0(R10), (F2, F3)
-	ADD $32, R10
-	WORD $0x0e60804e // smlal v14.4s, v2.4h, v0.4h
-	WORD $0x4e60804e // smlal2 v14.4s, v2.8h, v0.8h
-	WORD $0x0e61806f // smlal v15.4s, v3.4h, v1.4h
-	WORD $0x4e61806f // smlal2 v15.4s, v3.8h, v1.8h
-	FLDPQ 0(R11), (F4, F5)
-	ADD $32, R11
-	WORD $0x0e608090 // smlal v16.4s, v4.4h, v0.4h
-	WORD $0x4e608090 // smlal2 v16.4s, v4.8h, v0.8h
-	WORD $0x0e6180b1 // smlal v17.4s, v5.4h, v1.4h
-	WORD $0x4e6180b1 // smlal2 v17.4s, v5.8h, v1.8h
-	SUBS $16, R7
-	BNE terms
-	MOVD R11, R1
+	SUBS $16, R6
+	BNE row3of4
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row4of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e60804c // smlal v12.4s, v2.4h, v0.4h
+	WORD $0x4e60804c // smlal2 v12.4s, v2.8h, v0.8h
+	WORD $0x0e61806d // smlal v13.4s, v3.4h, v1.4h
+	WORD $0x4e61806d // smlal2 v13.4s, v3.8h, v1.8h
+	SUBS $16, R6
+	BNE row4of4
+	VADD V7.S4, V6.S4, V6.S4
+	VADD V9.S4, V8.S4, V8.S4
 	VADD V11.S4, V10.S4, V10.S4
 	VADD V13.S4, V12.S4, V12.S4
-	VADD V15.S4, V14.S4, V14.S4
-	VADD V17.S4, V16.S4, V16.S4
+	VADDP V8.S4, V6.S4, V6.S4
 	VADDP V12.S4, V10.S4, V10.S4
-	VADDP V16.S4, V14.S4, V14.S4
-	VADDP V14.S4, V10.S4, V10.S4
-	WORD $0x0f20a546 // sxtl v6.2d, v10.2s
-	WORD $0x4f20a547 // sxtl2 v7.2d, v10.4s
-	FSTPQ (F6, F7), 0(R0)
+	VADDP V10.S4, V6.S4, V6.S4
+	WORD $0x0f20a4c4 // sxtl v4.2d, v6.2s
+	WORD $0x4f20a4c5 // sxtl2 v5.2d, v6.4s
+	FSTPQ (F4, F5), 0(R0)
 	ADD $32, R0
 	SUBS $4, R3
 	BGE rows
@@ -81,29 +95,27 @@ rest:
 	ADDS $3, R3
 	BLT end
 row:
-	MOVD R1, R8
-	VEOR V10.B16, V10.B16, V10.B16
-	VEOR V11.B16, V11.B16, V11.B16
-	MOVD R2, R6
-	MOVD R4, R7
+	VEOR V6.B16, V6.B16, V6.B16
+	VEOR V7.B16, V7.B16, V7.B16
+	MOVD R2, R5
+	MOVD R4, R6
 	PCALIGN $16
-rowTerms:
-	FLDPQ 0(R6), (F0, F1)
-	ADD $32, R6
-	FLDPQ 0(R8), (F2, F3)
-	ADD $32, R8
-	WORD $0x0e60804a // smlal v10.4s, v2.4h, v0.4h
-	WORD $0x4e60804a // smlal2 v10.4s, v2.8h, v0.8h
-	WORD $0x0e61806b // smlal v11.4s, v3.4h, v1.4h
-	WORD $0x4e61806b // smlal2 v11.4s, v3.8h, v1.8h
-	SUBS $16, R7
-	BNE rowTerms
-	MOVD R8, R1
-	VADD V11.S4, V10.S4, V10.S4
-	VADDP V10.S4, V10.S4, V10.S4
-	VADDP V10.S4, V10.S4, V10.S4
-	WORD $0x0f20a54a // sxtl v10.2d, v10.2s
-	FMOVD F10, (R0)
+row1of1:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e608046 // smlal v6.4s, v2.4h, v0.4h
+	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
+	WORD $0x0e618067 // smlal v7.4s, v3.4h, v1.4h
+	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
+	SUBS $16, R6
+	BNE row1of1
+	VADD V7.S4, V6.S4, V6.S4
+	VADDP V6.S4, V6.S4, V6.S4
+	VADDP V6.S4, V6.S4, V6.S4
+	WORD $0x0f20a4c6 // sxtl v6.2d, v6.2s
+	FMOVD F6, (R0)
 	ADD $8, R0
 	SUBS $1, R3
 	BGE row
@@ -117,74 +129,88 @@ TEXT ·dotVector(SB), NOSPLIT, $0-40
 	MOVD x+16(FP), R2
 	MOVD rows+24(FP), R3
 	MOVD k+32(FP), R4
-	ADD R4<<3, R1, R5
-	ADD $2048, R5
 	SUBS $4, R3
 	BLT rest
 rows:
-	MOVD R1, R8
+	VEOR V6.B16, V6.B16, V6.B16
+	VEOR V7.B16, V7.B16, V7.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row1of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
+	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
+	WORD $0x4ea06886 // sadalp v6.2d, v4.4s
+	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
+	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
+	WORD $0x4ea068a7 // sadalp v7.2d, v5.4s
+	SUBS $16, R6
+	BNE row1of4
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row2of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
+	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
+	WORD $0x4ea06888 // sadalp v8.2d, v4.4s
+	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
+	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
+	WORD $0x4ea068a9 // sadalp v9.2d, v5.4s
+	SUBS $16, R6
+	BNE row2of4
 	VEOR V10.B16, V10.B16, V10.B16
 	VEOR V11.B16, V11.B16, V11.B16
-	ADD R4<<1, R8, R9
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row3of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
+	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
+	WORD $0x4ea0688a // sadalp v10.2d, v4.4s
+	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
+	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
+	WORD $0x4ea068ab // sadalp v11.2d, v5.4s
+	SUBS $16, R6
+	BNE row3of4
 	VEOR V12.B16, V12.B16, V12.B16
 	VEOR V13.B16, V13.B16, V13.B16
-	ADD R4<<1, R9, R10
-	VEOR V14.B16, V14.B16, V14.B16
-	VEOR V15.B16, V15.B16, V15.B16
-	ADD R4<<1, R10, R11
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	MOVD R2, R6
-	MOVD R4, R7
+	MOVD R2, R5
+	MOVD R4, R6
 	PCALIGN $16
-terms:
-	FLDPQ 0(R6), (F0, F1)
-	ADD $32, R6
-	PRFM 0(R5), PLDL1KEEP
-	PRFM 64(R5), PLDL1KEEP
-	ADD $128, R5
-	FLDPQ 0(R8), (F2, F3)
-	ADD $32, R8
-	WORD $0x0e60c046 // smull v6.4s, v2.4h, v0.4h
-	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
-	WORD $0x4ea068ca // sadalp v10.2d, v6.4s
-	WORD $0x0e61c067 // smull v7.4s, v3.4h, v1.4h
-	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
-	WORD $0x4ea068eb // sadalp v11.2d, v7.4s
-	FLDPQ 0(R9), (F4, F5)
-	ADD $32, R9
-	WORD $0x0e60c088 // smull v8.4s, v4.4h, v0.4h
-	WORD $0x4e608088 // smlal2 v8.4s, v4.8h, v0.8h
-	WORD $0x4ea0690c // sadalp v12.2d, v8.4s
-	WORD $0x0e61c0a9 // smull v9.4s, v5.4h, v1.4h
-	WORD $0x4e6180a9 // smlal2 v9.4s, v5.8h, v1.8h
-	WORD $0x4ea0692d // sadalp v13.2d, v9.4s
-	FLDPQ 0(R10), (F2, F3)
-	ADD $32, R10
-	WORD $0x0e60c046 // smull v6.4s, v2.4h, v0.4h
-	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
-	WORD $0x4ea068ce // sadalp v14.2d, v6.4s
-	WORD $0x0e61c067 // smull v7.4s, v3.4h, v1.4h
-	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
-	WORD $0x4ea068ef // sadalp v15.2d, v7.4s
-	FLDPQ 0(R11), (F4, F5)
-	ADD $32, R11
-	WORD $0x0e60c088 // smull v8.4s, v4.4h, v0.4h
-	WORD $0x4e608088 // smlal2 v8.4s, v4.8h, v0.8h
-	WORD $0x4ea06910 // sadalp v16.2d, v8.4s
-	WORD $0x0e61c0a9 // smull v9.4s, v5.4h, v1.4h
-	WORD $0x4e6180a9 // smlal2 v9.4s, v5.8h, v1.8h
-	WORD $0x4ea06931 // sadalp v17.2d, v9.4s
-	SUBS $16, R7
-	BNE terms
-	MOVD R11, R1
+row4of4:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
+	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
+	WORD $0x4ea0688c // sadalp v12.2d, v4.4s
+	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
+	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
+	WORD $0x4ea068ad // sadalp v13.2d, v5.4s
+	SUBS $16, R6
+	BNE row4of4
+	VADDP V7.D2, V6.D2, V6.D2
+	VADDP V9.D2, V8.D2, V8.D2
 	VADDP V11.D2, V10.D2, V10.D2
 	VADDP V13.D2, V12.D2, V12.D2
-	VADDP V15.D2, V14.D2, V14.D2
-	VADDP V17.D2, V16.D2, V16.D2
-	VADDP V12.D2, V10.D2, V6.D2
-	VADDP V16.D2, V14.D2, V7.D2
-	FSTPQ (F6, F7), 0(R0)
+	VADDP V8.D2, V6.D2, V4.D2
+	VADDP V12.D2, V10.D2, V5.D2
+	FSTPQ (F4, F5), 0(R0)
 	ADD $32, R0
 	SUBS $4, R3
 	BGE rows
@@ -192,107 +218,112 @@ rest:
 	ADDS $3, R3
 	BLT end
 row:
-	MOVD R1, R8
-	VEOR V10.B16, V10.B16, V10.B16
-	VEOR V11.B16, V11.B16, V11.B16
-	MOVD R2, R6
-	MOVD R4, R7
+	VEOR V6.B16, V6.B16, V6.B16
+	VEOR V7.B16, V7.B16, V7.B16
+	MOVD R2, R5
+	MOVD R4, R6
 	PCALIGN $16
-rowTerms:
-	FLDPQ 0(R6), (F0, F1)
-	ADD $32, R6
-	FLDPQ 0(R8), (F2, F3)
-	ADD $32, R8
-	WORD $0x0e60c046 // smull v6.4s, v2.4h, v0.4h
-	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
-	WORD $0x4ea068ca // sadalp v10.2d, v6.4s
-	WORD $0x0e61c067 // smull v7.4s, v3.4h, v1.4h
-	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
-	WORD $0x4ea068eb // sadalp v11.2d, v7.4s
-	SUBS $16, R7
-	BNE rowTerms
-	MOVD R8, R1
-	VADDP V11.D2, V10.D2, V10.D2
-	VADDP V10.D2, V10.D2, V10.D2
-	FMOVD F10, (R0)
+row1of1:
+	FLDPQ 0(R5), (F0, F1)
+	ADD $32, R5
+	FLDPQ 0(R1), (F2, F3)
+	ADD $32, R1
+	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
+	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
+	WORD $0x4ea06886 // sadalp v6.2d, v4.4s
+	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
+	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
+	WORD $0x4ea068a7 // sadalp v7.2d, v5.4s
+	SUBS $16, R6
+	BNE row1of1
+	VADDP V7.D2, V6.D2, V6.D2
+	VADDP V6.D2, V6.D2, V6.D2
+	FMOVD F6, (R0)
 	ADD $8, R0
 	SUBS $1, R3
 	BGE row
 end:
 	RET
 
-// func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
-TEXT ·backVector(SB), NOSPLIT, $0-40
+// func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int, next int)
+TEXT ·backVector(SB), NOSPLIT, $0-48
 	MOVD dx+0(FP), R0
 	MOVD w+8(FP), R1
 	MOVD at+16(FP), R2
 	MOVD d+24(FP), R3
 	MOVD k+32(FP), R4
-	MOVD 0(R2), R5
+	MOVD next+40(FP), R5
 	ADD R5<<1, R1, R5
-	MOVD 8(R2), R6
+	MOVD 0(R2), R6
 	ADD R6<<1, R1, R6
-	MOVD 16(R2), R7
+	MOVD 8(R2), R7
 	ADD R7<<1, R1, R7
-	MOVD 24(R2), R8
+	MOVD 16(R2), R8
 	ADD R8<<1, R1, R8
-	MOVD 32(R2), R9
+	MOVD 24(R2), R9
 	ADD R9<<1, R1, R9
-	MOVD 40(R2), R10
+	MOVD 32(R2), R10
 	ADD R10<<1, R1, R10
-	MOVD 48(R2), R11
+	MOVD 40(R2), R11
 	ADD R11<<1, R1, R11
-	MOVD 56(R2), R12
+	MOVD 48(R2), R12
 	ADD R12<<1, R1, R12
+	MOVD 56(R2), R13
+	ADD R13<<1, R1, R13
 	FMOVQ 0(R3), F0
 	PCALIGN $16
 terms:
+	PRFM 0(R5), PLDL2KEEP
+	PRFM 64(R5), PLDL2KEEP
+	PRFM 128(R5), PLDL2KEEP
+	PRFM 192(R5), PLDL2KEEP
+	ADD $256, R5
 	FLDPQ 0(R0), (F1, F2)
 	FLDPQ 32(R0), (F3, F4)
-	FLDPQ 0(R5), (F5, F6)
-	ADD $32, R5
+	FLDPQ 0(R6), (F5, F6)
+	ADD $32, R6
 	WORD $0x0f4020a1 // smlal v1.4s, v5.4h, v0.h[0]
 	WORD $0x4f4020a2 // smlal2 v2.4s, v5.8h, v0.h[0]
 	WORD $0x0f4020c3 // smlal v3.4s, v6.4h, v0.h[0]
 	WORD $0x4f4020c4 // smlal2 v4.4s, v6.8h, v0.h[0]
-	FLDPQ 0(R6), (F7, F8)
-	ADD $32, R6
+	FLDPQ 0(R7), (F7, F8)
+	ADD $32, R7
 	WORD $0x0f5020e1 // smlal v1.4s, v7.4h, v0.h[1]
 	WORD $0x4f5020e2 // smlal2 v2.4s, v7.8h, v0.h[1]
 	WORD $0x0f502103 // smlal v3.4s, v8.4h, v0.h[1]
 	WORD $0x4f502104 // smlal2 v4.4s, v8.8h, v0.h[1]
-	FLDPQ 0(R7), (F5, F6)
-	ADD $32, R7
+	FLDPQ 0(R8), (F5, F6)
+	ADD $32, R8
 	WORD $0x0f6020a1 // smlal v1.4s, v5.4h, v0.h[2]
 	WORD $0x4f6020a2 // smlal2 v2.4s, v5.8h, v0.h[2]
 	WORD $0x0f6020c3 // smlal v3.4s, v6.4h, v0.h[2]
 	WORD $0x4f6020c4 // smlal2 v4.4s, v6.8h, v0.h[2]
-	FLDPQ 0(R8), (F7, F8)
-	ADD $32, R8
+	FLDPQ 0(R9), (F7, F8)
+	ADD $32, R9
 	WORD $0x0f7020e1 // smlal v1.4s, v7.4h, v0.h[3]
 	WORD $0x4f7020e2 // smlal2 v2.4s, v7.8h, v0.h[3]
 	WORD $0x0f702103 // smlal v3.4s, v8.4h, v0.h[3]
 	WORD $0x4f702104 // smlal2 v4.4s, v8.8h, v0.h[3]
-	FLDPQ 0(R9), (F5, F6)
-	ADD $32, R9
+	FLDPQ 0(R10), (F5, F6)
+	ADD $32, R10
 	WORD $0x0f4028a1 // smlal v1.4s, v5.4h, v0.h[4]
 	WORD $0x4f4028a2 // smlal2 v2.4s, v5.8h, v0.h[4]
 	WORD $0x0f4028c3 // smlal v3.4s, v6.4h, v0.h[4]
 	WORD $0x4f4028c4 // smlal2 v4.4s, v6.8h, v0.h[4]
-	FLDPQ 0(R10), (F7, F8)
-	ADD $32, R10
+	FLDPQ 0(R11), (F7, F8)
+	ADD $32, R11
 	WORD $0x0f5028e1 // smlal v1.4s, v7.4h, v0.h[5]
 	WORD $0x4f5028e2 // smlal2 v2.4s, v7.8h, v0.h[5]
 	WORD $0x0f502903 // smlal v3.4s, v8.4h, v0.h[5]
 	WORD $0x4f502904 // smlal2 v4.4s, v8.8h, v0.h[5]
-	FLDPQ 0(R11), (F5, F6)
-	ADD $32, R11
+	FLDPQ 0(R12), (F5, F6)
+	ADD $32, R12
 	WORD $0x0f6028a1 // smlal v1.4s, v5.4h, v0.h[6]
 	WORD $0x4f6028a2 // smlal2 v2.4s, v5.8h, v0.h[6]
 	WORD $0x0f6028c3 // smlal v3.4s, v6.4h, v0.h[6]
 	WORD $0x4f6028c4 // smlal2 v4.4s, v6.8h, v0.h[6]
-	FLDPQ 0(R12), (F7, F8)
-	ADD $32, R12
+	FLDPQ 0(R13), (F7, F8)
+	ADD $32, R13
 	WORD $0x0f7028e1 // smlal v1.4s, v7.4h, v0.h[7]
 	WORD $0x4f7028e2 // smlal2 v2.4s, v7.8h, v0.h[7]
 	WORD $0x0f702903 // smlal v3.4s, v8.4h, v0.h[7]

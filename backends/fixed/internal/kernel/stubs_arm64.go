@@ -14,10 +14,10 @@ func dotNarrowVector(y *int64, w *int16, x *int16, rows int, k int)
 //go:noescape
 func dotVector(y *int64, w *int16, x *int16, rows int, k int)
 
-// backVector adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16.
+// backVector adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16. It fetches 8k weights from w[next] on to the second cache; they need not exist.
 //
 //go:noescape
-func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int)
+func backVector(dx *int32, w *int16, at *[8]int, d *[8]int16, k int, next int)
 
 // updateVector is Update with x (inputs, k) and d (inputs, rows), all above 0; k is a multiple of 16.
 //

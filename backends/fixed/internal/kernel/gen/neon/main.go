@@ -134,13 +134,11 @@ func (a *function) loadStep(p gp, vs []vec) {
 	a.Op("ADD $%d, %s", 16*len(vs), p)
 }
 
-// dotRows is the number of rows that share the loads of x.
+// dotRows is the number of rows whose sums over the lanes are taken together.
 const dotRows = 4
 
-// dotAhead is how far the weights are fetched ahead, as in the amd64 kernel, where it was measured; on a board it was not.
-const dotAhead = 2048
-
-// dot keeps two vectors of sums a row. The wide one adds pairs of products, which fit an int32, to them in 64 bits.
+// dot reads the rows one behind the other, as the amd64 kernel does, and keeps two vectors of sums a row. The wide one adds pairs of
+// products, which fit an int32, to them in 64 bits.
 func dot(f *neon.File, name string, wide bool) {
 	doc := " Every partial sum fits an int32."
 	if wide {
@@ -149,61 +147,40 @@ func dot(f *neon.File, name string, wide bool) {
 	a := begin(f, name, "y *int64, w, x *int16, rows, k int",
 		"is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16."+doc)
 	y, w, x, rows, k := a.Arg("y"), a.Arg("w"), a.Arg("x"), a.Arg("rows"), a.Arg("k")
-	ahead, px, left := a.GP(), a.GP(), a.GP()
-	var p [dotRows]gp
-	for i := range p {
-		p[i] = a.GP()
-	}
-	xs, ws := a.Vectors(2), [][]vec{a.Vectors(2), a.Vectors(2)}
-	products := a.Vectors(4)
+	px, left := a.GP(), a.GP()
+	xs, ws, products := a.Vectors(2), a.Vectors(2), a.Vectors(2)
 	var sums [dotRows][]vec
 	for i := range sums {
 		sums[i] = a.Vectors(2)
 	}
-	block := func(n int, label string) {
+	block := func(n int) {
 		for i := range n {
-			if i == 0 {
-				a.Op("MOVD %s, %s", w, p[0])
-			} else {
-				a.Op("ADD %s<<1, %s, %s", k, p[i-1], p[i])
-			}
+			label := fmt.Sprintf("row%dof%d", i+1, n)
 			a.Zero(sums[i]...)
-		}
-		a.Op("MOVD %s, %s", x, px)
-		a.Op("MOVD %s, %s", k, left)
-		a.Loop(label)
-		a.loadStep(px, xs)
-		if n > 1 {
-			for line := 0; line < n*stepBytes; line += 64 {
-				a.Op("PRFM %d(%s), PLDL1KEEP", line, ahead)
-			}
-			a.Op("ADD $%d, %s", n*stepBytes, ahead)
-		}
-		for i := range n {
-			row := ws[i%2]
-			a.loadStep(p[i], row)
-			for h := range row {
-				if t := products[(2*i+h)%len(products)]; wide {
-					a.smull(t, row[h], xs[h], false)
-					a.smlal(t, row[h], xs[h], true)
-					a.sadalp(sums[i][h], t)
+			a.Op("MOVD %s, %s", x, px)
+			a.Op("MOVD %s, %s", k, left)
+			a.Loop(label)
+			a.loadStep(px, xs)
+			a.loadStep(w, ws)
+			for h := range ws {
+				if wide {
+					a.smull(products[h], ws[h], xs[h], false)
+					a.smlal(products[h], ws[h], xs[h], true)
+					a.sadalp(sums[i][h], products[h])
 				} else {
-					a.smlal(sums[i][h], row[h], xs[h], false)
-					a.smlal(sums[i][h], row[h], xs[h], true)
+					a.smlal(sums[i][h], ws[h], xs[h], false)
+					a.smlal(sums[i][h], ws[h], xs[h], true)
 				}
 			}
+			a.Op("SUBS $%d, %s", columns, left)
+			a.Op("BNE %s", label)
 		}
-		a.Op("SUBS $%d, %s", columns, left)
-		a.Op("BNE %s", label)
-		a.Op("MOVD %s, %s", p[n-1], w)
 	}
-	a.Op("ADD %s<<3, %s, %s", k, w, ahead) // four rows of two bytes a weight
-	a.Op("ADD $%d, %s", dotAhead, ahead)
 	a.Op("SUBS $%d, %s", dotRows, rows)
 	a.Op("BLT rest")
 	a.Label("rows")
-	block(dotRows, "terms")
-	out := products[:2]
+	block(dotRows)
+	out := products
 	if wide {
 		for i := range sums {
 			a.addp2(sums[i][0], sums[i][0], sums[i][1])
@@ -228,7 +205,7 @@ func dot(f *neon.File, name string, wide bool) {
 	a.Op("ADDS $%d, %s", dotRows-1, rows)
 	a.Op("BLT end")
 	a.Label("row")
-	block(1, "rowTerms")
+	block(1)
 	s := sums[0]
 	if wide {
 		a.addp2(s[0], s[0], s[1])
@@ -250,9 +227,10 @@ func dot(f *neon.File, name string, wide bool) {
 // back has the factors of all rows in one vector.
 func back(f *neon.File) {
 	const rows = 8
-	a := begin(f, "backVector", "dx *int32, w *int16, at *[8]int, d *[8]int16, k int",
-		"adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16.")
-	dx, w, at, d, k := a.Arg("dx"), a.Arg("w"), a.Arg("at"), a.Arg("d"), a.Arg("k")
+	a := begin(f, "backVector", "dx *int32, w *int16, at *[8]int, d *[8]int16, k, next int",
+		"adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16. It fetches 8k weights from w[next] on to the second cache; they need not exist.")
+	dx, w, at, d, k, next := a.Arg("dx"), a.Arg("w"), a.Arg("at"), a.Arg("d"), a.Arg("k"), a.Arg("next")
+	a.Op("ADD %s<<1, %s, %[1]s", next, w)
 	factors, sums, ws := a.Vec(), a.Vectors(4), [][]vec{a.Vectors(2), a.Vectors(2)}
 	var p [rows]gp
 	for i := range p {
@@ -262,6 +240,10 @@ func back(f *neon.File) {
 	}
 	a.Load(d, 0, factors)
 	a.Loop("terms")
+	for line := 0; line < rows*stepBytes; line += 64 {
+		a.Op("PRFM %d(%s), PLDL2KEEP", line, next)
+	}
+	a.Op("ADD $%d, %s", rows*stepBytes, next)
 	a.Load(dx, 0, sums...)
 	for i := range p {
 		row := ws[i%2]
