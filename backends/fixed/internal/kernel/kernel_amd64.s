@@ -911,182 +911,182 @@ loop:
 	VPSRLQ       $0x20, Y8, Y9
 	VPMULUDQ     factorA<>+0(SB), Y2, Y10
 	VPMULUDQ     factorB<>+0(SB), Y4, Y11
+	VPXOR        Y0, Y3, Y3
+	VPXOR        Y1, Y5, Y5
 	VPSRLQ       $0x20, Y11, Y2
 	VPXOR        Y3, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y10, Y4
 	VPXOR        Y5, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y3
 	VPMULUDQ     factorB<>+0(SB), Y8, Y5
+	VPXOR        Y0, Y7, Y7
+	VPXOR        Y1, Y9, Y9
 	VPSRLQ       $0x20, Y5, Y6
 	VPXOR        Y7, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y3, Y8
 	VPXOR        Y9, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y7
 	VPMULUDQ     factorB<>+0(SB), Y4, Y9
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y1, Y10, Y10
 	VPSRLQ       $0x20, Y9, Y2
 	VPXOR        Y11, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y7, Y4
 	VPXOR        Y10, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y10
 	VPMULUDQ     factorB<>+0(SB), Y8, Y11
+	VPXOR        Y0, Y5, Y5
+	VPXOR        Y1, Y3, Y3
 	VPSRLQ       $0x20, Y11, Y6
 	VPXOR        Y5, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y10, Y8
 	VPXOR        Y3, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y3
 	VPMULUDQ     factorB<>+0(SB), Y4, Y5
+	VPXOR        Y0, Y9, Y9
+	VPXOR        Y1, Y7, Y7
 	VPSRLQ       $0x20, Y5, Y2
 	VPXOR        Y9, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y3, Y4
 	VPXOR        Y7, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y7
 	VPMULUDQ     factorB<>+0(SB), Y8, Y9
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y1, Y10, Y10
 	VPSRLQ       $0x20, Y9, Y6
 	VPXOR        Y11, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y7, Y8
 	VPXOR        Y10, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y10
 	VPMULUDQ     factorB<>+0(SB), Y4, Y11
+	VPXOR        Y0, Y5, Y5
+	VPXOR        Y1, Y3, Y3
 	VPSRLQ       $0x20, Y11, Y2
 	VPXOR        Y5, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y10, Y4
 	VPXOR        Y3, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y3
 	VPMULUDQ     factorB<>+0(SB), Y8, Y5
+	VPXOR        Y0, Y9, Y9
+	VPXOR        Y1, Y7, Y7
 	VPSRLQ       $0x20, Y5, Y6
 	VPXOR        Y9, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y3, Y8
 	VPXOR        Y7, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y7
 	VPMULUDQ     factorB<>+0(SB), Y4, Y9
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y1, Y10, Y10
 	VPSRLQ       $0x20, Y9, Y2
 	VPXOR        Y11, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y7, Y4
 	VPXOR        Y10, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y10
 	VPMULUDQ     factorB<>+0(SB), Y8, Y11
+	VPXOR        Y0, Y5, Y5
+	VPXOR        Y1, Y3, Y3
 	VPSRLQ       $0x20, Y11, Y6
 	VPXOR        Y5, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y10, Y8
 	VPXOR        Y3, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y3
 	VPMULUDQ     factorB<>+0(SB), Y4, Y5
+	VPXOR        Y0, Y9, Y9
+	VPXOR        Y1, Y7, Y7
 	VPSRLQ       $0x20, Y5, Y2
 	VPXOR        Y9, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y3, Y4
 	VPXOR        Y7, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y7
 	VPMULUDQ     factorB<>+0(SB), Y8, Y9
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y1, Y10, Y10
 	VPSRLQ       $0x20, Y9, Y6
 	VPXOR        Y11, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y7, Y8
 	VPXOR        Y10, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y10
 	VPMULUDQ     factorB<>+0(SB), Y4, Y11
+	VPXOR        Y0, Y5, Y5
+	VPXOR        Y1, Y3, Y3
 	VPSRLQ       $0x20, Y11, Y2
 	VPXOR        Y5, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y10, Y4
 	VPXOR        Y3, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y3
 	VPMULUDQ     factorB<>+0(SB), Y8, Y5
+	VPXOR        Y0, Y9, Y9
+	VPXOR        Y1, Y7, Y7
 	VPSRLQ       $0x20, Y5, Y6
 	VPXOR        Y9, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y3, Y8
 	VPXOR        Y7, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y7
 	VPMULUDQ     factorB<>+0(SB), Y4, Y9
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y1, Y10, Y10
 	VPSRLQ       $0x20, Y9, Y2
 	VPXOR        Y11, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y7, Y4
 	VPXOR        Y10, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y10
 	VPMULUDQ     factorB<>+0(SB), Y8, Y11
+	VPXOR        Y0, Y5, Y5
+	VPXOR        Y1, Y3, Y3
 	VPSRLQ       $0x20, Y11, Y6
 	VPXOR        Y5, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y10, Y8
 	VPXOR        Y3, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y3
 	VPMULUDQ     factorB<>+0(SB), Y4, Y5
+	VPXOR        Y0, Y9, Y9
+	VPXOR        Y1, Y7, Y7
 	VPSRLQ       $0x20, Y5, Y2
 	VPXOR        Y9, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y3, Y4
 	VPXOR        Y7, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y7
 	VPMULUDQ     factorB<>+0(SB), Y8, Y9
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y1, Y10, Y10
 	VPSRLQ       $0x20, Y9, Y6
 	VPXOR        Y11, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y7, Y8
 	VPXOR        Y10, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPADDD       stepA<>+0(SB), Y0, Y0
 	VPADDD       stepB<>+0(SB), Y1, Y1
 	VPMULUDQ     factorA<>+0(SB), Y2, Y10
 	VPMULUDQ     factorB<>+0(SB), Y4, Y11
+	VPXOR        Y0, Y5, Y5
+	VPXOR        Y1, Y3, Y3
 	VPSRLQ       $0x20, Y11, Y2
 	VPXOR        Y5, Y2, Y2
-	VPXOR        Y0, Y2, Y2
 	VPSRLQ       $0x20, Y10, Y4
 	VPXOR        Y3, Y4, Y4
-	VPXOR        Y1, Y4, Y4
 	VPMULUDQ     factorA<>+0(SB), Y6, Y3
 	VPMULUDQ     factorB<>+0(SB), Y8, Y5
+	VPXOR        Y0, Y9, Y9
+	VPXOR        Y1, Y7, Y7
 	VPSRLQ       $0x20, Y5, Y6
 	VPXOR        Y9, Y6, Y6
-	VPXOR        Y0, Y6, Y6
 	VPSRLQ       $0x20, Y3, Y8
 	VPXOR        Y7, Y8, Y8
-	VPXOR        Y1, Y8, Y8
 	VPSLLQ       $0x20, Y11, Y11
 	VPBLENDD     $0xaa, Y11, Y2, Y2
 	VPSLLQ       $0x20, Y10, Y10

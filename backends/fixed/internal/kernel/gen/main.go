@@ -554,12 +554,12 @@ func halves() {
 			low0, low1 := YMM(), YMM()
 			VPMULUDQ(factorA, s[0], low0)
 			VPMULUDQ(factorB, s[2], low1)
+			VPXOR(k0, s[1], s[1]) // while the products are under way
+			VPXOR(k1, s[3], s[3])
 			VPSRLQ(Imm(32), low1, s[0])
 			VPXOR(s[1], s[0], s[0])
-			VPXOR(k0, s[0], s[0])
 			VPSRLQ(Imm(32), low0, s[2])
 			VPXOR(s[3], s[2], s[2])
-			VPXOR(k1, s[2], s[2])
 			s[1], s[3] = low1, low0
 		}
 		if round < 9 {

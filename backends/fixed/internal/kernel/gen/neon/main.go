@@ -437,13 +437,13 @@ func halves(f *neon.File) {
 				a.umull(low[h], s[0], factorA, upper)
 				a.umull(high[h], s[2], factorB, upper)
 			}
+			a.xor(s[1], s[1], key0) // while the products are under way
+			a.xor(s[3], s[3], key1)
 			a.two("VUZP2", "S4", s[0], high[0], high[1])
 			a.xor(s[0], s[0], s[1])
-			a.xor(s[0], s[0], key0)
 			a.two("VUZP1", "S4", s[1], high[0], high[1])
 			a.two("VUZP2", "S4", s[2], low[0], low[1])
 			a.xor(s[2], s[2], s[3])
-			a.xor(s[2], s[2], key1)
 			a.two("VUZP1", "S4", s[3], low[0], low[1])
 		}
 	}
