@@ -63,6 +63,15 @@ func dotNarrowAll(y []int64, w, x []int16) {
 	dotNarrowVector(&y[0], &w[0], &x[0], len(y), len(x))
 }
 
+func outputsAll(y, w, x []int16, bias []int32, shift int, low, high int16) {
+	if len(y) == 0 || len(x) == 0 {
+		outputs(y, w, x, bias, shift, low, high)
+		return
+	}
+	_, _ = w[len(y)*len(x)-1], bias[len(y)-1]
+	outputsVector(&y[0], &w[0], &x[0], &bias[0], len(y), len(x), shift, int(low), int(high))
+}
+
 func backAll(dx []int32, w, d []int16) {
 	k := len(dx)
 	if k == 0 || len(d) == 0 {

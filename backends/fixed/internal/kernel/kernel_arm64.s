@@ -14,80 +14,80 @@ TEXT ·dotNarrowVector(SB), NOSPLIT, $0-40
 	SUBS $4, R3
 	BLT rest
 rows:
-	VEOR V6.B16, V6.B16, V6.B16
-	VEOR V7.B16, V7.B16, V7.B16
-	MOVD R2, R5
-	MOVD R4, R6
-	PCALIGN $16
-row1of4:
-	FLDPQ 0(R5), (F0, F1)
-	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
-	ADD $32, R1
-	WORD $0x0e608046 // smlal v6.4s, v2.4h, v0.4h
-	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
-	WORD $0x0e618067 // smlal v7.4s, v3.4h, v1.4h
-	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
-	SUBS $16, R6
-	BNE row1of4
 	VEOR V8.B16, V8.B16, V8.B16
 	VEOR V9.B16, V9.B16, V9.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
-row2of4:
-	FLDPQ 0(R5), (F0, F1)
+row1of4:
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e608048 // smlal v8.4s, v2.4h, v0.4h
-	WORD $0x4e608048 // smlal2 v8.4s, v2.8h, v0.8h
-	WORD $0x0e618069 // smlal v9.4s, v3.4h, v1.4h
-	WORD $0x4e618069 // smlal2 v9.4s, v3.8h, v1.8h
+	WORD $0x0e628088 // smlal v8.4s, v4.4h, v2.4h
+	WORD $0x4e628088 // smlal2 v8.4s, v4.8h, v2.8h
+	WORD $0x0e6380a9 // smlal v9.4s, v5.4h, v3.4h
+	WORD $0x4e6380a9 // smlal2 v9.4s, v5.8h, v3.8h
 	SUBS $16, R6
-	BNE row2of4
+	BNE row1of4
 	VEOR V10.B16, V10.B16, V10.B16
 	VEOR V11.B16, V11.B16, V11.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
-row3of4:
-	FLDPQ 0(R5), (F0, F1)
+row2of4:
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e60804a // smlal v10.4s, v2.4h, v0.4h
-	WORD $0x4e60804a // smlal2 v10.4s, v2.8h, v0.8h
-	WORD $0x0e61806b // smlal v11.4s, v3.4h, v1.4h
-	WORD $0x4e61806b // smlal2 v11.4s, v3.8h, v1.8h
+	WORD $0x0e62808a // smlal v10.4s, v4.4h, v2.4h
+	WORD $0x4e62808a // smlal2 v10.4s, v4.8h, v2.8h
+	WORD $0x0e6380ab // smlal v11.4s, v5.4h, v3.4h
+	WORD $0x4e6380ab // smlal2 v11.4s, v5.8h, v3.8h
 	SUBS $16, R6
-	BNE row3of4
+	BNE row2of4
 	VEOR V12.B16, V12.B16, V12.B16
 	VEOR V13.B16, V13.B16, V13.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
-row4of4:
-	FLDPQ 0(R5), (F0, F1)
+row3of4:
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e60804c // smlal v12.4s, v2.4h, v0.4h
-	WORD $0x4e60804c // smlal2 v12.4s, v2.8h, v0.8h
-	WORD $0x0e61806d // smlal v13.4s, v3.4h, v1.4h
-	WORD $0x4e61806d // smlal2 v13.4s, v3.8h, v1.8h
+	WORD $0x0e62808c // smlal v12.4s, v4.4h, v2.4h
+	WORD $0x4e62808c // smlal2 v12.4s, v4.8h, v2.8h
+	WORD $0x0e6380ad // smlal v13.4s, v5.4h, v3.4h
+	WORD $0x4e6380ad // smlal2 v13.4s, v5.8h, v3.8h
+	SUBS $16, R6
+	BNE row3of4
+	VEOR V14.B16, V14.B16, V14.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row4of4:
+	FLDPQ 0(R5), (F2, F3)
+	ADD $32, R5
+	FLDPQ 0(R1), (F4, F5)
+	ADD $32, R1
+	WORD $0x0e62808e // smlal v14.4s, v4.4h, v2.4h
+	WORD $0x4e62808e // smlal2 v14.4s, v4.8h, v2.8h
+	WORD $0x0e6380af // smlal v15.4s, v5.4h, v3.4h
+	WORD $0x4e6380af // smlal2 v15.4s, v5.8h, v3.8h
 	SUBS $16, R6
 	BNE row4of4
-	VADD V7.S4, V6.S4, V6.S4
 	VADD V9.S4, V8.S4, V8.S4
 	VADD V11.S4, V10.S4, V10.S4
 	VADD V13.S4, V12.S4, V12.S4
-	VADDP V8.S4, V6.S4, V6.S4
-	VADDP V12.S4, V10.S4, V10.S4
-	VADDP V10.S4, V6.S4, V6.S4
-	WORD $0x0f20a4c4 // sxtl v4.2d, v6.2s
-	WORD $0x4f20a4c5 // sxtl2 v5.2d, v6.4s
-	FSTPQ (F4, F5), 0(R0)
+	VADD V15.S4, V14.S4, V14.S4
+	VADDP V10.S4, V8.S4, V8.S4
+	VADDP V14.S4, V12.S4, V12.S4
+	VADDP V12.S4, V8.S4, V8.S4
+	WORD $0x0f20a500 // sxtl v0.2d, v8.2s
+	WORD $0x4f20a501 // sxtl2 v1.2d, v8.4s
+	FSTPQ (F0, F1), 0(R0)
 	ADD $32, R0
 	SUBS $4, R3
 	BGE rows
@@ -95,27 +95,27 @@ rest:
 	ADDS $3, R3
 	BLT end
 row:
-	VEOR V6.B16, V6.B16, V6.B16
-	VEOR V7.B16, V7.B16, V7.B16
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
 row1of1:
-	FLDPQ 0(R5), (F0, F1)
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e608046 // smlal v6.4s, v2.4h, v0.4h
-	WORD $0x4e608046 // smlal2 v6.4s, v2.8h, v0.8h
-	WORD $0x0e618067 // smlal v7.4s, v3.4h, v1.4h
-	WORD $0x4e618067 // smlal2 v7.4s, v3.8h, v1.8h
+	WORD $0x0e628088 // smlal v8.4s, v4.4h, v2.4h
+	WORD $0x4e628088 // smlal2 v8.4s, v4.8h, v2.8h
+	WORD $0x0e6380a9 // smlal v9.4s, v5.4h, v3.4h
+	WORD $0x4e6380a9 // smlal2 v9.4s, v5.8h, v3.8h
 	SUBS $16, R6
 	BNE row1of1
-	VADD V7.S4, V6.S4, V6.S4
-	VADDP V6.S4, V6.S4, V6.S4
-	VADDP V6.S4, V6.S4, V6.S4
-	WORD $0x0f20a4c6 // sxtl v6.2d, v6.2s
-	FMOVD F6, (R0)
+	VADD V9.S4, V8.S4, V8.S4
+	VADDP V8.S4, V8.S4, V8.S4
+	VADDP V8.S4, V8.S4, V8.S4
+	WORD $0x0f20a508 // sxtl v8.2d, v8.2s
+	FMOVD F8, (R0)
 	ADD $8, R0
 	SUBS $1, R3
 	BGE row
@@ -132,85 +132,85 @@ TEXT ·dotVector(SB), NOSPLIT, $0-40
 	SUBS $4, R3
 	BLT rest
 rows:
-	VEOR V6.B16, V6.B16, V6.B16
-	VEOR V7.B16, V7.B16, V7.B16
-	MOVD R2, R5
-	MOVD R4, R6
-	PCALIGN $16
-row1of4:
-	FLDPQ 0(R5), (F0, F1)
-	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
-	ADD $32, R1
-	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
-	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
-	WORD $0x4ea06886 // sadalp v6.2d, v4.4s
-	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
-	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
-	WORD $0x4ea068a7 // sadalp v7.2d, v5.4s
-	SUBS $16, R6
-	BNE row1of4
 	VEOR V8.B16, V8.B16, V8.B16
 	VEOR V9.B16, V9.B16, V9.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
-row2of4:
-	FLDPQ 0(R5), (F0, F1)
+row1of4:
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
-	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
-	WORD $0x4ea06888 // sadalp v8.2d, v4.4s
-	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
-	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
-	WORD $0x4ea068a9 // sadalp v9.2d, v5.4s
+	WORD $0x0e62c086 // smull v6.4s, v4.4h, v2.4h
+	WORD $0x4e628086 // smlal2 v6.4s, v4.8h, v2.8h
+	WORD $0x4ea068c8 // sadalp v8.2d, v6.4s
+	WORD $0x0e63c0a7 // smull v7.4s, v5.4h, v3.4h
+	WORD $0x4e6380a7 // smlal2 v7.4s, v5.8h, v3.8h
+	WORD $0x4ea068e9 // sadalp v9.2d, v7.4s
 	SUBS $16, R6
-	BNE row2of4
+	BNE row1of4
 	VEOR V10.B16, V10.B16, V10.B16
 	VEOR V11.B16, V11.B16, V11.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
-row3of4:
-	FLDPQ 0(R5), (F0, F1)
+row2of4:
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
-	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
-	WORD $0x4ea0688a // sadalp v10.2d, v4.4s
-	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
-	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
-	WORD $0x4ea068ab // sadalp v11.2d, v5.4s
+	WORD $0x0e62c086 // smull v6.4s, v4.4h, v2.4h
+	WORD $0x4e628086 // smlal2 v6.4s, v4.8h, v2.8h
+	WORD $0x4ea068ca // sadalp v10.2d, v6.4s
+	WORD $0x0e63c0a7 // smull v7.4s, v5.4h, v3.4h
+	WORD $0x4e6380a7 // smlal2 v7.4s, v5.8h, v3.8h
+	WORD $0x4ea068eb // sadalp v11.2d, v7.4s
 	SUBS $16, R6
-	BNE row3of4
+	BNE row2of4
 	VEOR V12.B16, V12.B16, V12.B16
 	VEOR V13.B16, V13.B16, V13.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
-row4of4:
-	FLDPQ 0(R5), (F0, F1)
+row3of4:
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
-	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
-	WORD $0x4ea0688c // sadalp v12.2d, v4.4s
-	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
-	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
-	WORD $0x4ea068ad // sadalp v13.2d, v5.4s
+	WORD $0x0e62c086 // smull v6.4s, v4.4h, v2.4h
+	WORD $0x4e628086 // smlal2 v6.4s, v4.8h, v2.8h
+	WORD $0x4ea068cc // sadalp v12.2d, v6.4s
+	WORD $0x0e63c0a7 // smull v7.4s, v5.4h, v3.4h
+	WORD $0x4e6380a7 // smlal2 v7.4s, v5.8h, v3.8h
+	WORD $0x4ea068ed // sadalp v13.2d, v7.4s
+	SUBS $16, R6
+	BNE row3of4
+	VEOR V14.B16, V14.B16, V14.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R2, R5
+	MOVD R4, R6
+	PCALIGN $16
+row4of4:
+	FLDPQ 0(R5), (F2, F3)
+	ADD $32, R5
+	FLDPQ 0(R1), (F4, F5)
+	ADD $32, R1
+	WORD $0x0e62c086 // smull v6.4s, v4.4h, v2.4h
+	WORD $0x4e628086 // smlal2 v6.4s, v4.8h, v2.8h
+	WORD $0x4ea068ce // sadalp v14.2d, v6.4s
+	WORD $0x0e63c0a7 // smull v7.4s, v5.4h, v3.4h
+	WORD $0x4e6380a7 // smlal2 v7.4s, v5.8h, v3.8h
+	WORD $0x4ea068ef // sadalp v15.2d, v7.4s
 	SUBS $16, R6
 	BNE row4of4
-	VADDP V7.D2, V6.D2, V6.D2
-	VADDP V9.D2, V8.D2, V8.D2
-	VADDP V11.D2, V10.D2, V10.D2
-	VADDP V13.D2, V12.D2, V12.D2
-	VADDP V8.D2, V6.D2, V4.D2
-	VADDP V12.D2, V10.D2, V5.D2
-	FSTPQ (F4, F5), 0(R0)
+	VADD V9.D2, V8.D2, V8.D2
+	VADD V11.D2, V10.D2, V10.D2
+	VADD V13.D2, V12.D2, V12.D2
+	VADD V15.D2, V14.D2, V14.D2
+	VADDP V10.D2, V8.D2, V8.D2
+	VADDP V14.D2, V12.D2, V12.D2
+	FSTPQ (F8, F12), 0(R0)
 	ADD $32, R0
 	SUBS $4, R3
 	BGE rows
@@ -218,29 +218,169 @@ rest:
 	ADDS $3, R3
 	BLT end
 row:
-	VEOR V6.B16, V6.B16, V6.B16
-	VEOR V7.B16, V7.B16, V7.B16
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
 	MOVD R2, R5
 	MOVD R4, R6
 	PCALIGN $16
 row1of1:
-	FLDPQ 0(R5), (F0, F1)
+	FLDPQ 0(R5), (F2, F3)
 	ADD $32, R5
-	FLDPQ 0(R1), (F2, F3)
+	FLDPQ 0(R1), (F4, F5)
 	ADD $32, R1
-	WORD $0x0e60c044 // smull v4.4s, v2.4h, v0.4h
-	WORD $0x4e608044 // smlal2 v4.4s, v2.8h, v0.8h
-	WORD $0x4ea06886 // sadalp v6.2d, v4.4s
-	WORD $0x0e61c065 // smull v5.4s, v3.4h, v1.4h
-	WORD $0x4e618065 // smlal2 v5.4s, v3.8h, v1.8h
-	WORD $0x4ea068a7 // sadalp v7.2d, v5.4s
+	WORD $0x0e62c086 // smull v6.4s, v4.4h, v2.4h
+	WORD $0x4e628086 // smlal2 v6.4s, v4.8h, v2.8h
+	WORD $0x4ea068c8 // sadalp v8.2d, v6.4s
+	WORD $0x0e63c0a7 // smull v7.4s, v5.4h, v3.4h
+	WORD $0x4e6380a7 // smlal2 v7.4s, v5.8h, v3.8h
+	WORD $0x4ea068e9 // sadalp v9.2d, v7.4s
 	SUBS $16, R6
 	BNE row1of1
-	VADDP V7.D2, V6.D2, V6.D2
-	VADDP V6.D2, V6.D2, V6.D2
-	FMOVD F6, (R0)
+	VADD V9.D2, V8.D2, V8.D2
+	VADDP V8.D2, V8.D2, V8.D2
+	FMOVD F8, (R0)
 	ADD $8, R0
 	SUBS $1, R3
+	BGE row
+end:
+	RET
+
+// func outputsVector(y *int16, w *int16, x *int16, bias *int32, rows int, k int, shift int, low int, high int)
+TEXT ·outputsVector(SB), NOSPLIT, $0-72
+	MOVD y+0(FP), R0
+	MOVD bias+24(FP), R1
+	MOVD shift+48(FP), R2
+	MOVD $1, R3
+	LSL R2, R3
+	LSR $1, R3
+	VDUP R3, V0.S4
+	NEG R2, R2
+	VDUP R2, V1.S4
+	MOVD low+56(FP), R2
+	VDUP R2, V2.S4
+	MOVD high+64(FP), R2
+	VDUP R2, V3.S4
+	MOVD w+8(FP), R4
+	MOVD x+16(FP), R5
+	MOVD rows+32(FP), R6
+	MOVD k+40(FP), R7
+	SUBS $4, R6
+	BLT rest
+rows:
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	MOVD R5, R8
+	MOVD R7, R9
+	PCALIGN $16
+row1of4:
+	FLDPQ 0(R8), (F5, F6)
+	ADD $32, R8
+	FLDPQ 0(R4), (F7, F8)
+	ADD $32, R4
+	WORD $0x0e6580eb // smlal v11.4s, v7.4h, v5.4h
+	WORD $0x4e6580eb // smlal2 v11.4s, v7.8h, v5.8h
+	WORD $0x0e66810c // smlal v12.4s, v8.4h, v6.4h
+	WORD $0x4e66810c // smlal2 v12.4s, v8.8h, v6.8h
+	SUBS $16, R9
+	BNE row1of4
+	VEOR V13.B16, V13.B16, V13.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	MOVD R5, R8
+	MOVD R7, R9
+	PCALIGN $16
+row2of4:
+	FLDPQ 0(R8), (F5, F6)
+	ADD $32, R8
+	FLDPQ 0(R4), (F7, F8)
+	ADD $32, R4
+	WORD $0x0e6580ed // smlal v13.4s, v7.4h, v5.4h
+	WORD $0x4e6580ed // smlal2 v13.4s, v7.8h, v5.8h
+	WORD $0x0e66810e // smlal v14.4s, v8.4h, v6.4h
+	WORD $0x4e66810e // smlal2 v14.4s, v8.8h, v6.8h
+	SUBS $16, R9
+	BNE row2of4
+	VEOR V15.B16, V15.B16, V15.B16
+	VEOR V16.B16, V16.B16, V16.B16
+	MOVD R5, R8
+	MOVD R7, R9
+	PCALIGN $16
+row3of4:
+	FLDPQ 0(R8), (F5, F6)
+	ADD $32, R8
+	FLDPQ 0(R4), (F7, F8)
+	ADD $32, R4
+	WORD $0x0e6580ef // smlal v15.4s, v7.4h, v5.4h
+	WORD $0x4e6580ef // smlal2 v15.4s, v7.8h, v5.8h
+	WORD $0x0e668110 // smlal v16.4s, v8.4h, v6.4h
+	WORD $0x4e668110 // smlal2 v16.4s, v8.8h, v6.8h
+	SUBS $16, R9
+	BNE row3of4
+	VEOR V17.B16, V17.B16, V17.B16
+	VEOR V18.B16, V18.B16, V18.B16
+	MOVD R5, R8
+	MOVD R7, R9
+	PCALIGN $16
+row4of4:
+	FLDPQ 0(R8), (F5, F6)
+	ADD $32, R8
+	FLDPQ 0(R4), (F7, F8)
+	ADD $32, R4
+	WORD $0x0e6580f1 // smlal v17.4s, v7.4h, v5.4h
+	WORD $0x4e6580f1 // smlal2 v17.4s, v7.8h, v5.8h
+	WORD $0x0e668112 // smlal v18.4s, v8.4h, v6.4h
+	WORD $0x4e668112 // smlal2 v18.4s, v8.8h, v6.8h
+	SUBS $16, R9
+	BNE row4of4
+	VADD V12.S4, V11.S4, V11.S4
+	VADD V14.S4, V13.S4, V13.S4
+	VADD V16.S4, V15.S4, V15.S4
+	VADD V18.S4, V17.S4, V17.S4
+	VADDP V13.S4, V11.S4, V11.S4
+	VADDP V17.S4, V15.S4, V15.S4
+	VADDP V15.S4, V11.S4, V11.S4
+	FMOVQ.P 16(R1), F4
+	VADD V4.S4, V11.S4, V11.S4
+	VADD V0.S4, V11.S4, V11.S4
+	WORD $0x4ea1456b // sshl v11.4s, v11.4s, v1.4s
+	WORD $0x4ea2656b // smax v11.4s, v11.4s, v2.4s
+	WORD $0x4ea36d6b // smin v11.4s, v11.4s, v3.4s
+	WORD $0x0e61496b // sqxtn v11.4h, v11.4s
+	FMOVD.P F11, 8(R0)
+	SUBS $4, R6
+	BGE rows
+rest:
+	ADDS $3, R6
+	BLT end
+row:
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	MOVD R5, R8
+	MOVD R7, R9
+	PCALIGN $16
+row1of1:
+	FLDPQ 0(R8), (F5, F6)
+	ADD $32, R8
+	FLDPQ 0(R4), (F7, F8)
+	ADD $32, R4
+	WORD $0x0e6580eb // smlal v11.4s, v7.4h, v5.4h
+	WORD $0x4e6580eb // smlal2 v11.4s, v7.8h, v5.8h
+	WORD $0x0e66810c // smlal v12.4s, v8.4h, v6.4h
+	WORD $0x4e66810c // smlal2 v12.4s, v8.8h, v6.8h
+	SUBS $16, R9
+	BNE row1of1
+	VADD V12.S4, V11.S4, V11.S4
+	VADDP V11.S4, V11.S4, V11.S4
+	VADDP V11.S4, V11.S4, V11.S4
+	FMOVS.P 4(R1), F4
+	VADD V4.S4, V11.S4, V11.S4
+	VADD V0.S4, V11.S4, V11.S4
+	WORD $0x4ea1456b // sshl v11.4s, v11.4s, v1.4s
+	WORD $0x4ea2656b // smax v11.4s, v11.4s, v2.4s
+	WORD $0x4ea36d6b // smin v11.4s, v11.4s, v3.4s
+	WORD $0x0e61496b // sqxtn v11.4h, v11.4s
+	VMOV V11.H[0], R2
+	MOVH.P R2, 2(R0)
+	SUBS $1, R6
 	BGE row
 end:
 	RET

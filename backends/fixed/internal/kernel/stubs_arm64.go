@@ -14,6 +14,11 @@ func dotNarrowVector(y *int64, w *int16, x *int16, rows int, k int)
 //go:noescape
 func dotVector(y *int64, w *int16, x *int16, rows int, k int)
 
+// outputsVector is y[i] = (Σ_j w[i*k+j]·x[j] + bias[i]) / 2^shift, rounded, between low and high, for i < rows, j < k; k > 0 is a multiple of 16. An int32 holds all sums.
+//
+//go:noescape
+func outputsVector(y *int16, w *int16, x *int16, bias *int32, rows int, k int, shift int, low int, high int)
+
 // backVector adds Σ_i w[at[i]+j]·d[i] to dx[j] for i < 8, j < k; k > 0 is a multiple of 16. It fetches 8k weights from w[next] on to the second cache; they need not exist.
 //
 //go:noescape

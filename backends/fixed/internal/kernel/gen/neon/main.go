@@ -22,6 +22,7 @@ func main() {
 func generate(f *neon.File) {
 	dot(f, "dotNarrowVector", false)
 	dot(f, "dotVector", true)
+	outputs(f)
 	back(f)
 	update(f)
 	accumulate(f)
@@ -112,6 +113,8 @@ func (a *function) sshl(d, m vec) { a.Three(0x4ea04400, "sshl", "4s", d, d, m) }
 func (a *function) sqadd(d, m vec) { a.Three(0x4e600c00, "sqadd", "8h", d, d, m) }
 func (a *function) smin(d, m vec)  { a.Three(0x4e606c00, "smin", "8h", d, d, m) }
 func (a *function) smax(d, m vec)  { a.Three(0x4e606400, "smax", "8h", d, d, m) }
+func (a *function) smin4(d, m vec) { a.Three(0x4ea06c00, "smin", "4s", d, d, m) }
+func (a *function) smax4(d, m vec) { a.Three(0x4ea06400, "smax", "4s", d, d, m) }
 func (a *function) neg(d, n vec)   { a.Encoded(0x6e60b800, d, n, 0, "neg v%d.8h, v%d.8h", d, n) }
 
 // abs is d = |n|, and uadalp adds pairs of 16 bits to lanes of 32.
@@ -124,6 +127,7 @@ func (a *function) two(name, as string, d, n, m vec) {
 }
 
 func (a *function) add(d, m vec)      { a.two("VADD", "S4", d, d, m) }
+func (a *function) add2(d, m vec)     { a.two("VADD", "D2", d, d, m) }
 func (a *function) addp(d, n, m vec)  { a.two("VADDP", "S4", d, n, m) }
 func (a *function) addp2(d, n, m vec) { a.two("VADDP", "D2", d, n, m) }
 func (a *function) xor(d, n, m vec)   { a.two("VEOR", "B16", d, n, m) }
@@ -146,10 +150,72 @@ func dot(f *neon.File, name string, wide bool) {
 	}
 	a := begin(f, name, "y *int64, w, x *int16, rows, k int",
 		"is y[i] = Σ_j w[i*k+j]·x[j] for i < rows, j < k; k > 0 is a multiple of 16."+doc)
-	y, w, x, rows, k := a.Arg("y"), a.Arg("w"), a.Arg("x"), a.Arg("rows"), a.Arg("k")
+	y, out := a.Arg("y"), a.Vectors(2)
+	a.products(wide, func(sums [][]vec) {
+		s := a.lanes(wide, sums)
+		if len(sums) == 1 {
+			if !wide {
+				a.sxtl(s[0], s[0], false)
+			}
+			a.Op("FMOVD %s, (%s)", s[0].F(), y)
+			a.Op("ADD $8, %s", y)
+			return
+		}
+		if !wide {
+			a.sxtl(out[0], s[0], false)
+			a.sxtl(out[1], s[0], true)
+			s = out
+		}
+		a.Store(y, 0, s...)
+		a.Op("ADD $%d, %s", 8*dotRows, y)
+	})
+}
+
+// outputs ends the narrow sums with biases, one rounding and the output's range.
+func outputs(f *neon.File) {
+	a := begin(f, "outputsVector", "y, w, x *int16, bias *int32, rows, k, shift, low, high int",
+		"is y[i] = (Σ_j w[i*k+j]·x[j] + bias[i]) / 2^shift, rounded, between low and high, for i < rows, j < k; k > 0 is a multiple of 16. An int32 holds all sums.")
+	y, bias, t, u := a.Arg("y"), a.Arg("bias"), a.GP(), a.GP()
+	half, right, low, high, b := a.Vec(), a.Vec(), a.Vec(), a.Vec(), a.Vec()
+	a.Op("MOVD %s, %s", a.Param("shift"), t)
+	a.Op("MOVD $1, %s", u)
+	a.Op("LSL %s, %s", t, u)
+	a.Op("LSR $1, %s", u) // 2^shift/2: 0 for 0
+	a.Op("VDUP %s, %s", u, half.As("S4"))
+	a.Op("NEG %s, %s", t, t)
+	a.Op("VDUP %s, %s", t, right.As("S4"))
+	a.Op("MOVD %s, %s", a.Param("low"), t)
+	a.Op("VDUP %s, %s", t, low.As("S4"))
+	a.Op("MOVD %s, %s", a.Param("high"), t)
+	a.Op("VDUP %s, %s", t, high.As("S4"))
+	a.products(false, func(sums [][]vec) {
+		s := a.lanes(false, sums)[0]
+		if len(sums) == 1 {
+			a.Op("FMOVS.P 4(%s), %s", bias, b.F())
+		} else {
+			a.Op("FMOVQ.P 16(%s), %s", bias, b.F())
+		}
+		a.add(s, b)
+		a.add(s, half)
+		a.sshl(s, right)
+		a.smax4(s, low)
+		a.smin4(s, high)
+		a.sqxtn(s, s, false)
+		if len(sums) == 1 {
+			a.Op("VMOV %s[0], %s", s.As("H"), t)
+			a.Op("MOVH.P %s, 2(%s)", t, y)
+		} else {
+			a.Op("FMOVD.P %s, 8(%s)", s.F(), y)
+		}
+	})
+}
+
+// products sums the products of rows of w with x, and hands the sums of dotRows rows, or of one, to done.
+func (a *function) products(wide bool, done func(sums [][]vec)) {
+	w, x, rows, k := a.Arg("w"), a.Arg("x"), a.Arg("rows"), a.Arg("k")
 	px, left := a.GP(), a.GP()
 	xs, ws, products := a.Vectors(2), a.Vectors(2), a.Vectors(2)
-	var sums [dotRows][]vec
+	sums := make([][]vec, dotRows)
 	for i := range sums {
 		sums[i] = a.Vectors(2)
 	}
@@ -175,30 +241,12 @@ func dot(f *neon.File, name string, wide bool) {
 			a.Op("SUBS $%d, %s", columns, left)
 			a.Op("BNE %s", label)
 		}
+		done(sums[:n])
 	}
 	a.Op("SUBS $%d, %s", dotRows, rows)
 	a.Op("BLT rest")
 	a.Label("rows")
 	block(dotRows)
-	out := products
-	if wide {
-		for i := range sums {
-			a.addp2(sums[i][0], sums[i][0], sums[i][1])
-		}
-		a.addp2(out[0], sums[0][0], sums[1][0])
-		a.addp2(out[1], sums[2][0], sums[3][0])
-	} else {
-		for i := range sums {
-			a.add(sums[i][0], sums[i][1])
-		}
-		a.addp(sums[0][0], sums[0][0], sums[1][0])
-		a.addp(sums[2][0], sums[2][0], sums[3][0])
-		a.addp(sums[0][0], sums[0][0], sums[2][0])
-		a.sxtl(out[0], sums[0][0], false)
-		a.sxtl(out[1], sums[0][0], true)
-	}
-	a.Store(y, 0, out...)
-	a.Op("ADD $%d, %s", 8*dotRows, y)
 	a.Op("SUBS $%d, %s", dotRows, rows)
 	a.Op("BGE rows")
 	a.Label("rest")
@@ -206,22 +254,38 @@ func dot(f *neon.File, name string, wide bool) {
 	a.Op("BLT end")
 	a.Label("row")
 	block(1)
-	s := sums[0]
-	if wide {
-		a.addp2(s[0], s[0], s[1])
-		a.addp2(s[0], s[0], s[0])
-	} else {
-		a.add(s[0], s[1])
-		a.addp(s[0], s[0], s[0])
-		a.addp(s[0], s[0], s[0])
-		a.sxtl(s[0], s[0], false)
-	}
-	a.Op("FMOVD %s, (%s)", s[0].F(), y)
-	a.Op("ADD $8, %s", y)
 	a.Op("SUBS $1, %s", rows)
 	a.Op("BGE row")
 	a.Label("end")
 	a.Op("RET")
+}
+
+// lanes sums each row's vectors over their lanes: the sums are the first elements of the result, four of 32 bits in a vector or two of
+// 64.
+func (a *function) lanes(wide bool, sums [][]vec) []vec {
+	add, pair := a.add, a.addp
+	if wide {
+		add, pair = a.add2, a.addp2
+	}
+	for _, s := range sums {
+		add(s[0], s[1])
+	}
+	if len(sums) == 1 {
+		v := sums[0][0]
+		pair(v, v, v)
+		if !wide {
+			pair(v, v, v)
+		}
+		return []vec{v}
+	}
+	v := [dotRows]vec{sums[0][0], sums[1][0], sums[2][0], sums[3][0]}
+	pair(v[0], v[0], v[1])
+	pair(v[2], v[2], v[3])
+	if wide {
+		return []vec{v[0], v[2]}
+	}
+	pair(v[0], v[0], v[2])
+	return []vec{v[0]}
 }
 
 // back has the factors of all rows in one vector.
