@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"hypnos/core/data"
@@ -246,7 +245,7 @@ func readManifest(meta map[string]string) (m Manifest, err error) {
 		Format  int                      `json:"format"`
 		Formats struct{ Profile string } `json:"formats"`
 	}
-	if err := json.Unmarshal([]byte(text), &head); err != nil {
+	if err := json.Unmarshal([]byte(text), &head); err != nil { // also where something follows the manifest
 		return m, fmt.Errorf("manifest: %w", err)
 	}
 	if head.Format != FileFormat {
@@ -259,9 +258,6 @@ func readManifest(meta map[string]string) (m Manifest, err error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
 		return m, fmt.Errorf("manifest: %w", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return m, errors.New("manifest: something follows it")
 	}
 	return m, m.check()
 }
