@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"hypnos/backends"
 	"hypnos/bench/experiment"
 	"hypnos/core"
 	"hypnos/core/data"
@@ -15,16 +14,17 @@ import (
 
 func eval(ctx context.Context, c console, args []string) error {
 	f := newFlags(c, "eval", "-m CHECKPOINT [flags]", `
-Tests a checkpoint on the test images of the data set it was trained on, or of another with the same classes. Images are
+Tests a checkpoint, or an edge package, on the test images of the data set it was trained on, or of another with the same classes. Images are
 normalised with the statistics of the training images, which the checkpoint knows.
 
 Examples:
   hypnos eval -m runs/sample-resnet8-lc-ws10/checkpoint.safetensors
   hypnos eval -m a.safetensors --data cifar-10-binary.tar.gz --backend cpu:threads=1
+  hypnos eval -m edge.hyp
   hypnos eval -m a.safetensors --sleep --json a.json`)
-	path := f.String("m", "", "checkpoint `file`")
+	path := f.String("m", "", "checkpoint or edge package `file`")
 	source := f.String("data", "", "folder or archive of images (default: the checkpoint's)")
-	backend := f.String("backend", "cpu", "backend, with settings: cpu, cpu:threads=2, ref")
+	backend := f.String("backend", "", defaultBackend)
 	batch := f.Int("batch", 128, "images a batch")
 	sleeps := f.Bool("sleep", false, "sleep (instant rule) before the test; the file is not changed")
 	jsonPath := f.String("json", "", "write the result to a `file` as JSON")
@@ -34,20 +34,17 @@ Examples:
 	if *path == "" {
 		return usageError{errors.New("which checkpoint? -m FILE")}
 	}
-	k, file, err := experiment.ReadCheckpoint(*path)
+	k, err := openModel(*path)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	e, err := compileFor(*backend, k, core.Options{MaxBatch: *batch})
+	defer k.Close()
+	e, err := k.compile(*backend, core.Options{MaxBatch: *batch})
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	if err := e.Load(&file.Params); err != nil {
-		return fmt.Errorf("%s: %w", *path, err)
-	}
-	d, err := openFor(k, *source)
+	d, err := openFor(k.Checkpoint, *source)
 	if err != nil {
 		return err
 	}
@@ -77,27 +74,6 @@ Examples:
 	}
 	return nil
 }
-
-// compileFor compiles a checkpoint's network. Closing the engine is enough: the backend has nothing of its own to release.
-func compileFor(spec string, k experiment.Checkpoint, o core.Options) (core.Engine, error) {
-	b, err := backends.Open(spec)
-	if err != nil {
-		return nil, err
-	}
-	e, err := b.Compile(k.Net, o)
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	return closing{e, b}, nil
-}
-
-// closing closes the backend with the engine.
-type closing struct {
-	core.Engine
-	backend core.Backend
-}
-
-func (c closing) Close() error { return errors.Join(c.Engine.Close(), c.backend.Close()) }
 
 // openFor opens the checkpoint's data, or another source with the same classes.
 func openFor(k experiment.Checkpoint, source string) (*data.Dataset, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,14 +11,11 @@ import (
 	"path/filepath"
 	"text/tabwriter"
 
-	"hypnos/backends"
 	"hypnos/bench/experiment"
 	"hypnos/core"
 	"hypnos/core/data"
 	"hypnos/core/edge"
 	"hypnos/core/fixed"
-	"hypnos/core/model"
-	"hypnos/core/net"
 	"hypnos/core/train"
 )
 
@@ -126,9 +124,9 @@ func (o packager) run(ctx context.Context) (*packageReport, error) {
 	if err := images.Check(); err != nil {
 		return nil, err
 	}
-	ranges, err := edge.Calibrate(ctx, float, batches(ctx, images, d.Train.Len()))
+	ranges, err := edge.Calibrate(ctx, n, float, batches(ctx, images, d.Train.Len()))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Name, err)
+		return nil, fmt.Errorf("%s: %w", cmp.Or(o.source, d.Name), err)
 	}
 	r := &packageReport{Package: o.out, Network: n.Name, Calibration: d.Name, Images: d.Train.Len()}
 	converted, conversions, err := edge.Convert(n, params, ranges, o.convert)
@@ -186,23 +184,6 @@ func (o packager) measure(ctx context.Context, r *packageReport, float core.Engi
 	inIntegers, err := train.Evaluate(ctx, integer, test)
 	r.Float, r.Integer = &inFloat, &inIntegers
 	return err
-}
-
-// open compiles a network and loads its parameters. Closing the engine is enough.
-func open(backend string, n *net.Network, o core.Options, p *model.Params) (core.Engine, error) {
-	b, err := backends.Open(backend)
-	if err != nil {
-		return nil, err
-	}
-	e, err := b.Compile(n, o)
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	both := closing{e, b}
-	if err := e.Load(p); err != nil {
-		return nil, errors.Join(err, both.Close())
-	}
-	return both, nil
 }
 
 // batches are the first images of a loader.

@@ -10,24 +10,24 @@ import (
 
 	"hypnos/bench/experiment"
 	"hypnos/core"
-	"hypnos/core/model"
 	"hypnos/core/sleep"
 )
 
 func sleepCommand(ctx context.Context, c console, args []string) error {
 	f := newFlags(c, "sleep", "-m CHECKPOINT [flags]", `
-Lets a checkpoint's network sleep and prints for each locally connected layer how alike weights were before and after,
+Lets the network of a checkpoint or an edge package sleep and prints for each locally connected layer how alike weights were before and after,
 what became of the mean weights, how long it took and how many bytes were moved. Settings that are not given are those
 of the checkpoint's configuration ([sleep], docs/TRAINING.md); docs/SLEEP.md explains rules, sources and executions.
 
 Examples:
   hypnos sleep -m runs/sample-resnet8-lc-ws10/checkpoint.safetensors
+  hypnos sleep -m edge.hyp --rule instant --out slept.hyp
   hypnos sleep -m a.safetensors --rule hebbian --events 100 --json s.json
   hypnos sleep -m a.safetensors --rule circuit --source onehot --out b.safetensors`)
-	path := f.String("m", "", "checkpoint `file`")
-	out := f.String("out", "", "write the network after the sleep to a checkpoint `file`")
+	path := f.String("m", "", "checkpoint or edge package `file`")
+	out := f.String("out", "", "write the network after the sleep to a `file` of the same kind")
 	jsonPath := f.String("json", "", "write the report to a `file` as JSON")
-	backend := f.String("backend", "cpu", "backend, with settings: cpu, cpu:threads=2, ref")
+	backend := f.String("backend", "", defaultBackend)
 	var settings list
 	f.Var(&settings, "set", "override another setting of [sleep]: `key=value`; may be repeated")
 	given := map[string]*string{}
@@ -45,11 +45,16 @@ Examples:
 	if *path == "" {
 		return usageError{errors.New("which checkpoint? -m FILE")}
 	}
-	k, file, err := experiment.ReadCheckpoint(*path)
+	k, err := openModel(*path)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer k.Close()
+	if *out != "" {
+		if err := k.saves(*backend); err != nil {
+			return err
+		}
+	}
 	var all []string
 	for name, v := range given {
 		if *v != "" {
@@ -64,16 +69,13 @@ Examples:
 		return err
 	}
 	stream.Measure, stream.Seed, stream.Phase = true, *seed, 2*uint64(k.State.Step)
-	e, err := compileFor(*backend, k, core.Options{MaxBatch: recordedImages})
+	e, err := k.compile(*backend, core.Options{MaxBatch: recordedImages})
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	if err := e.Load(&file.Params); err != nil {
-		return fmt.Errorf("%s: %w", *path, err)
-	}
 	if sleep.NeedsRecording(stream.Source) {
-		if err := record(ctx, e, k, stream.Source); err != nil {
+		if err := record(ctx, e, k.Checkpoint, stream.Source); err != nil {
 			return err
 		}
 	}
@@ -90,10 +92,14 @@ Examples:
 		return err
 	}
 	if *out != "" {
-		if err := saveSlept(*out, file, e); err != nil {
+		if err := k.save(*out, e); err != nil {
 			return err
 		}
-		fmt.Fprintf(c.Out, "checkpoint: %s (without the optimiser's state)\n", *out)
+		if k.edge != nil {
+			fmt.Fprintf(c.Out, "package: %s\n", *out)
+		} else {
+			fmt.Fprintf(c.Out, "checkpoint: %s (without the optimiser's state)\n", *out)
+		}
 	}
 	if *jsonPath != "" {
 		return saveJSON(*jsonPath, r)
@@ -141,18 +147,6 @@ func record(ctx context.Context, e core.Engine, k experiment.Checkpoint, source 
 	}
 	sleep.SetRecording(source, inputs)
 	return ctx.Err()
-}
-
-// saveSlept writes the parameters after a sleep with the checkpoint's metadata.
-func saveSlept(path string, from *model.File, e core.Engine) error {
-	p, err := e.Save()
-	if err != nil {
-		return err
-	}
-	for key, v := range from.Meta {
-		p.SetMeta(key, v)
-	}
-	return model.Save(path, p)
 }
 
 // writeSleep prints a report layer by layer.

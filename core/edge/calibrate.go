@@ -6,27 +6,31 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"strings"
 
 	"hypnos/core"
+	"hypnos/core/net"
 )
 
 // Ranges are the largest absolute values of the nodes' outputs over some images, by node.
 type Ranges map[string]float64
 
 // Calibrate runs a float engine of a folded network over images and returns the ranges of its activations, the input's
-// included. It is an error when there are no images, when all pixels of all images are equal, and when a node's
+// included. It is an error when there are no images, when each channel of all images is one constant, and when a node's
 // activations are all 0 or not all finite, which names the node.
 //
 // The largest value is the rule, not a percentile: with 13 bits nothing is gained by cutting off large activations
 // (docs/EDGE.md has the measured figures), and what is cut off is lost for learning.
-func Calibrate(ctx context.Context, e core.Engine, batches iter.Seq[core.Batch]) (Ranges, error) {
-	r, images := Ranges{}, 0
-	lo, hi := float32(math.Inf(1)), float32(math.Inf(-1))
-	var order []string
+func Calibrate(ctx context.Context, n *net.Network, e core.Engine, batches iter.Seq[core.Batch]) (Ranges, error) {
+	r, images, constant := Ranges{}, 0, true
+	var first []float32
 	for x := range batches {
-		for _, v := range x.Pixels {
-			lo, hi = min(lo, v), max(hi, v)
+		if first == nil {
+			first = slices.Clone(x.Pixels[:n.Input().C])
+		}
+		for i, v := range x.Pixels {
+			constant = constant && v == first[i%len(first)]
 		}
 		for t, err := range e.Trace(ctx, x, core.Probe{}) {
 			if err != nil {
@@ -41,9 +45,6 @@ func Calibrate(ctx context.Context, e core.Engine, batches iter.Seq[core.Batch])
 			if !finite(largest) {
 				return nil, fmt.Errorf("edge: calibration: activations of layer %q are not finite", name)
 			}
-			if _, ok := r[name]; !ok {
-				order = append(order, name)
-			}
 			r[name] = max(r[name], largest)
 		}
 		images += x.N
@@ -53,12 +54,12 @@ func Calibrate(ctx context.Context, e core.Engine, batches iter.Seq[core.Batch])
 		return nil, ctx.Err()
 	case images == 0:
 		return nil, errors.New("edge: calibration: no images")
-	case lo == hi:
-		return nil, fmt.Errorf("edge: calibration: constant images: all pixels of %d images are %g", images, lo)
+	case constant:
+		return nil, fmt.Errorf("edge: calibration: constant images: all pixels of all %d are the same", images)
 	}
-	for _, name := range order {
-		if r[name] == 0 {
-			return nil, fmt.Errorf("edge: calibration: layer %q gives nothing but 0 for %d images", name, images)
+	for _, v := range n.Nodes {
+		if r[v.Name] == 0 {
+			return nil, fmt.Errorf("edge: calibration: layer %q gives nothing but 0 for %d images", v.Name, images)
 		}
 	}
 	return r, nil

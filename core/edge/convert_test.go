@@ -24,7 +24,7 @@ func TestCalibrate(t *testing.T) {
 		folded, q := fold(t, n, randomParams(n, 1, false))
 		e := engine(t, ref.Open(), folded, q)
 		x, y := images(n, 2, 3), images(n, 3, 16)
-		r, err := edge.Calibrate(context.Background(), e, batches(x, y))
+		r, err := edge.Calibrate(context.Background(), folded, e, batches(x, y))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func TestCalibrateRefuses(t *testing.T) {
 	dead := scaled(t, folded, q, map[string]float64{"layer.weight": 0})
 	constant, spoilt := images(n, 1, 2), images(n, 1, 2)
 	for i := range constant.Pixels {
-		constant.Pixels[i] = 0.25
+		constant.Pixels[i] = float32(i % 3)
 	}
 	spoilt.Pixels[7] = float32(math.NaN())
 	stopped, stop := context.WithCancel(context.Background())
@@ -69,12 +69,12 @@ func TestCalibrateRefuses(t *testing.T) {
 		want string
 	}{
 		{context.Background(), q, nil, "no images"},
-		{context.Background(), q, []core.Batch{constant, constant}, "constant images: all pixels of 4 images are 0.25"},
+		{context.Background(), q, []core.Batch{constant, constant}, "constant images: all pixels of all 4 are the same"},
 		{context.Background(), q, []core.Batch{spoilt}, `layer "input" are not finite`},
 		{context.Background(), dead, []core.Batch{images(n, 1, 2)}, `layer "layer" gives nothing but 0 for 2 images`},
 		{stopped, q, []core.Batch{images(n, 1, 2)}, "canceled"},
 	} {
-		if _, err := edge.Calibrate(c.ctx, engine(t, ref.Open(), folded, c.p), batches(c.x...)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := edge.Calibrate(c.ctx, folded, engine(t, ref.Open(), folded, c.p), batches(c.x...)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error %v, want %q", err, c.want)
 		}
 	}
@@ -128,7 +128,7 @@ func (c converted) convert(t testing.TB, o edge.ConvertOptions) converted {
 	t.Helper()
 	c.examples = images(c.net, 2, 8)
 	var err error
-	if c.ranges, err = edge.Calibrate(context.Background(), engine(t, ref.Open(), c.net, c.float), batches(c.examples)); err != nil {
+	if c.ranges, err = edge.Calibrate(context.Background(), c.net, engine(t, ref.Open(), c.net, c.float), batches(c.examples)); err != nil {
 		t.Fatal(err)
 	}
 	if c.integer, c.report, err = edge.Convert(c.net, c.float, c.ranges, o); err != nil {
