@@ -160,7 +160,7 @@ func converted(ctx context.Context, e *engine, x core.Batch) (*net.Network, *mod
 	if err := twin.Load(p); err != nil {
 		return nil, nil, err
 	}
-	ranges, err := edge.Calibrate(ctx, twin, slices.Values([]core.Batch{x}))
+	ranges, err := edge.Calibrate(ctx, n, twin, slices.Values([]core.Batch{x}))
 	if err != nil {
 		return nil, nil, err
 	}
