@@ -296,7 +296,7 @@ func (e *engine) learn(node, images int, lr float64) {
 		}
 		e.pool.Run(w.Out, func(worker, lo, hi int) { norms[worker] = w.learnShared(e.kernels, e.workers[worker], l, lo, hi) })
 	}
-	w.norm = slices.Max(norms)
+	w.norm = max(w.norm, slices.Max(norms)) // some have not changed
 	w.boundBiases()
 }
 

@@ -28,10 +28,8 @@ func (e *engine) stream(p rng.Purpose, node int) rng.Stream {
 }
 
 // changeBias makes the step of one bias.
-func (l *lesson) changeBias(biases []int32, i int, sum int64) {
-	var u [rng.HalvesBlock]uint16
-	l.dither.Halves(u[:], uint64(i/len(u)))
-	b := int64(biases[i]) - l.bias.apply(sum, u[i%len(u)])
+func (l *lesson) changeBias(biases []int32, i int, sum int64, u uint16) {
+	b := int64(biases[i]) - l.bias.apply(sum, u)
 	biases[i] = int32(min(max(b, -math.MaxInt32), math.MaxInt32))
 }
 

@@ -4,6 +4,7 @@ import (
 	"hypnos/backends/fixed/internal/kernel"
 	"hypnos/core"
 	"hypnos/core/net"
+	"hypnos/core/rng"
 )
 
 // geometry is a weight layer as the kernels see it: at each of its positions, for each of its channel groups, rows·K
@@ -95,22 +96,25 @@ func largestWorker(n *net.Network, o core.Options) workerSize {
 }
 
 func (s workerSize) bytes() int64 {
-	return int64(s.batch)*int64(s.k)*2 + int64(s.batch)*int64(s.rows)*2 + int64(s.rows)*8 + int64(s.k)*4 + int64(s.rows)*int64(s.k)*2
+	return 2*int64(s.batch)*int64(s.k+2*s.rows) + 8*int64(s.rows) + 4*int64(s.k) + 2*int64(s.randoms())
 }
+
+// randoms is how many random numbers are drawn at a time: one a weight of a position, or one a bias and a block more.
+func (s workerSize) randoms() int { return max(s.rows*s.k, kernel.Padded(s.rows+rng.HalvesBlock)) }
 
 // worker is what one worker needs.
 type worker struct {
 	patches []int16  // (B, K): gathered inputs
 	errors  []int16  // (B, N): errors of a position
+	run     []int16  // (B, N): those of some of its neurons
 	sums    []int64  // (N)
 	back    []int32  // (K): error of the inputs of one position
 	random  []uint16 // (N, K)
-	norm    int64    // the largest Σ|w| met
 }
 
 func (s workerSize) make() *worker {
 	return &worker{
-		patches: make([]int16, s.batch*s.k), errors: make([]int16, s.batch*s.rows), sums: make([]int64, s.rows),
-		back: make([]int32, s.k), random: make([]uint16, s.rows*s.k),
+		patches: make([]int16, s.batch*s.k), errors: make([]int16, s.batch*s.rows), run: make([]int16, s.batch*s.rows),
+		sums: make([]int64, s.rows), back: make([]int32, s.k), random: make([]uint16, s.randoms()),
 	}
 }

@@ -219,7 +219,7 @@ func (s *sleeper) noteShared(t *sleep.Task, instant bool) {
 
 // instantBlock is how many elements of a position are summed together: sums, and the rows of a grid, stay in a core's cache
 // between the pass that reads them and the one that writes.
-const instantBlock = 512
+const instantBlock = 2048
 
 // together is how many int16 an int32 holds the sum of.
 const together = math.MaxInt32 / math.MaxInt16

@@ -3,6 +3,7 @@ package fixed
 import (
 	"hypnos/backends/fixed/internal/kernel"
 	"hypnos/core/fixed"
+	"hypnos/core/rng"
 )
 
 // runs calls f for the stretches of channel group g's inputs that position p sees: n elements from at of a gathered row are
@@ -110,10 +111,9 @@ func (w *weights) largest() int16 { return int16(min(int64(w.format.Max()), w.no
 
 // learnLocated changes the weights and biases of positions lo…hi-1 of a locally connected layer, each by its own errors: d
 // for biases, scaled d (see learningRate) for weights. With dx it goes back to the input first. It returns the largest
-// Σ|w| of a neuron afterwards.
+// Σ|w| of a neuron that has changed.
 func (w *weights) learnLocated(k *kernel.Kernels, s *worker, l *lesson, dx []int64, lo, hi int) (norm int64) {
 	patches, errors := s.patches[:l.images*w.padded], s.errors[:l.images*w.rows]
-	random := s.random[:w.rows*w.padded]
 	for p := lo; p < hi; p++ {
 		for group := range w.groups {
 			rows := w.rowsOf(p, group)
@@ -124,22 +124,63 @@ func (w *weights) learnLocated(k *kernel.Kernels, s *worker, l *lesson, dx []int
 				w.gather(patches[b*w.padded:(b+1)*w.padded], l.x[b*w.in.Len():(b+1)*w.in.Len()], p, group)
 				copy(errors[b*w.rows:], w.errorsAt(l.scaled, b, p, group))
 			}
-			k.Halves(random, l.random, uint64((p*w.Out+group*w.rows)*w.padded/8))
-			k.Update(rows, patches, errors, random, w.rows, l.shift, w.format.Max())
-			norm = max(norm, k.Norm(rows, w.padded))
+			norm = max(norm, w.learnRows(k, s, l, rows, patches, errors, p*w.Out+group*w.rows))
 		}
-		if w.biases == nil {
-			continue
-		}
-		for n := range w.Out {
-			sum := int64(0)
-			for b := range l.images {
-				sum += int64(l.errors[(b*w.positions+p)*w.Out+n])
-			}
-			l.changeBias(w.biases, p*w.Out+n, sum)
+		if w.biases != nil {
+			w.learnBiases(k, s, l, p)
 		}
 	}
 	return norm
+}
+
+// learnRows changes rows, of which the first is the layer's neuron number first. A row whose errors are all 0, as half of
+// them are behind a rectifier, does not change, and is neither read nor written.
+func (w *weights) learnRows(k *kernel.Kernels, s *worker, l *lesson, rows, patches, errors []int16, first int) (norm int64) {
+	silent := func(n int) bool {
+		for b := range l.images {
+			if errors[b*w.rows+n] != 0 {
+				return false
+			}
+		}
+		return true
+	}
+	for n := 0; n < w.rows; n++ {
+		if silent(n) {
+			continue
+		}
+		end := n + 1
+		for end < w.rows && !silent(end) {
+			end++
+		}
+		run, random := rows[n*w.padded:end*w.padded], s.random[:(end-n)*w.padded]
+		d := errors[n:end]
+		if l.images > 1 {
+			d = s.run[:0]
+			for b := range l.images {
+				d = append(d, errors[b*w.rows+n:b*w.rows+end]...)
+			}
+		}
+		k.Halves(random, l.random, uint64((first+n)*w.padded/rng.HalvesBlock))
+		k.Update(run, patches, d, random, end-n, l.shift, w.format.Max())
+		norm = max(norm, k.Norm(run, w.padded))
+		n = end
+	}
+	return norm
+}
+
+// learnBiases changes the biases of one position.
+func (w *weights) learnBiases(k *kernel.Kernels, s *worker, l *lesson, p int) {
+	block := p * w.Out / rng.HalvesBlock
+	skip := p*w.Out - block*rng.HalvesBlock
+	random := s.random[:kernel.Padded(skip+w.Out)]
+	k.Halves(random, l.dither, uint64(block))
+	for n := range w.Out {
+		sum := int64(0)
+		for b := range l.images {
+			sum += int64(l.errors[(b*w.positions+p)*w.Out+n])
+		}
+		l.changeBias(w.biases, p*w.Out+n, sum, random[skip+n])
+	}
 }
 
 // learnShared changes neurons lo…hi-1 of a layer that has the same weights at all positions.
@@ -150,7 +191,7 @@ func (w *weights) learnShared(k *kernel.Kernels, s *worker, l *lesson, lo, hi in
 		w.rowGradient(s, sums, l.x, l.errors, l.images, n)
 		row := w.value[n*w.padded : (n+1)*w.padded]
 		random := s.random[:w.padded]
-		k.Halves(random, l.random, uint64(n*w.padded/8))
+		k.Halves(random, l.random, uint64(n*w.padded/rng.HalvesBlock))
 		for j, sum := range sums {
 			row[j] = w.format.Saturate(int64(row[j]) - l.shared.apply(sum, random[j]))
 		}
@@ -160,7 +201,9 @@ func (w *weights) learnShared(k *kernel.Kernels, s *worker, l *lesson, lo, hi in
 			for p := range l.images * w.positions {
 				sum += int64(l.errors[p*w.Out+n])
 			}
-			l.changeBias(w.biases, n, sum)
+			var u [rng.HalvesBlock]uint16
+			l.dither.Halves(u[:], uint64(n/len(u)))
+			l.changeBias(w.biases, n, sum, u[n%len(u)])
 		}
 	}
 	return norm
