@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"hypnos/backends/fixed/internal/kernel"
 	"hypnos/core"
 	"hypnos/core/fixed"
 	"hypnos/core/rng"
@@ -217,9 +218,15 @@ func (s *sleeper) noteShared(t *sleep.Task, instant bool) {
 	}
 }
 
-// instantBlock is how many elements of a position are summed together: sums, and the rows of a grid, stay in a core's cache
+// instantBlock is the most elements of a position that are summed together: sums, and the rows of a grid, stay in a core's cache
 // between the pass that reads them and the one that writes.
 const instantBlock = 2048
+
+// instantBlocks divides a position's elements into an even number of blocks of one size.
+func instantBlocks(elements int) (blocks, size int) {
+	blocks = 2 * ((elements + 2*instantBlock - 1) / (2 * instantBlock))
+	return blocks, kernel.Padded((elements + blocks - 1) / blocks)
+}
 
 // together is how many int16 an int32 holds the sum of.
 const together = math.MaxInt32 / math.MaxInt16
@@ -228,26 +235,30 @@ const together = math.MaxInt32 / math.MaxInt16
 func (s *sleeper) instant(g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
 	w := s.w
 	size := w.Out * w.padded
-	blocks := (size + instantBlock - 1) / instantBlock
+	blocks, block := instantBlocks(size)
 	parts := make([]sleep.PreservationSum, blocks)
 	s.pool.Run(blocks, func(_, from, to int) {
 		var sum [instantBlock]int32
 		var total [instantBlock]int64
 		var mean [instantBlock]int16
-		for block := from; block < to; block++ {
-			lo, hi := block*instantBlock, min((block+1)*instantBlock, size)
+		for i := from; i < to; i++ {
+			lo := i * block
+			hi := min(lo+block, size)
 			n := hi - lo
+			if n <= 0 {
+				continue
+			}
 			clear(total[:n])
 			for part := range slices.Chunk(g.Positions, together) {
 				clear(sum[:n])
 				for _, p := range part {
 					s.kernels.Accumulate(sum[:n], w.value[p*size+lo:p*size+hi])
 				}
-				for i, v := range sum[:n] {
-					total[i] += int64(v)
+				for j, v := range sum[:n] {
+					total[j] += int64(v)
 				}
 			}
-			parts[block] = meansOf(mean[:n], total[:n], len(g.Positions))
+			parts[i] = meansOf(mean[:n], total[:n], len(g.Positions))
 			for _, p := range g.Positions {
 				copy(w.value[p*size+lo:p*size+hi], mean[:n])
 			}
