@@ -40,9 +40,10 @@ race: ## the race detector, on the packages with goroutines; needs a C compiler
 purego: ## the tests of the backends without assembly
 	$(GO) test -tags purego ./backends/... ./core/train/...
 
-cross: ## builds for every platform
+cross: ## builds for every platform; integers give the same bytes on amd64, arm64 and armv7
 	for arch in amd64 arm64 arm; do GOARCH=$$arch GOARM=7 $(GO) build -o bin/linux-$$arch/ ./cmd/... || exit 1; done
 	for os in darwin windows; do GOOS=$$os $(GO) build ./... || exit 1; done
+	@GO=$(GO) .ci/identity
 
 test-arm: ## the tests on emulated arm64 and armv7 processors
 	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v qemu-arm-static >/dev/null; then \
