@@ -367,8 +367,8 @@ func (e *engine) Trace(ctx context.Context, x core.Batch, probe core.Probe) iter
 }
 
 func (e *engine) traceGradients(images int, y core.Labels, yield func(model.Tensor, error) bool) {
-	all := e.learns
-	defer func() { e.learns = all }()
+	e.step++ // errors are rounded as the next Wake will
+	defer func() { e.step-- }()
 	e.backward(images, e.lossErrors(images, y), fixed.SoftmaxFrac, func(node int) {
 		if e.carries(node) && !e.broadcasts() {
 			e.carryBack(node, images)

@@ -20,19 +20,24 @@ func bench(ctx context.Context, c console, args []string) error {
 	if len(args) > 0 && args[0] == "speed" {
 		return benchSpeed(ctx, c, args[1:])
 	}
-	f := newFlags(c, "bench", "speed [flags]", `
+	if len(args) > 0 && args[0] == "equivalence" {
+		return benchEquivalence(ctx, c, args[1:])
+	}
+	f := newFlags(c, "bench", "speed|equivalence [flags]", `
 Runs a benchmark:
-  speed   the CPU backend against the machine's limits and against other programs
+  speed        the CPU backend against the machine's limits and against other programs
+  equivalence  backends against each other, layer by layer, with bounds
 
 hypnos bench speed --help shows its flags.
 
 Examples:
   hypnos bench speed
-  hypnos bench speed --only 'r20lc' --json speed.json`)
+  hypnos bench speed --only 'r20lc' --json speed.json
+  hypnos bench equivalence --json eq.json`)
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	return usageError{fmt.Errorf("missing the name of a benchmark: speed")}
+	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence")}
 }
 
 func benchSpeed(ctx context.Context, c console, args []string) error {

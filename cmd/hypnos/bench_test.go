@@ -24,6 +24,17 @@ func TestBenchUsage(t *testing.T) {
 		{"bench speed --only (", exitUsage, "--only"},
 		{"bench speed --only nothing", exitFailed, "no row matches"},
 		{"bench speed --kernels mmx", exitFailed, "mmx"},
+		{"bench equivalence --help", exitOK, "Examples"},
+		{"bench equivalence --backends ref", exitUsage, "at least two"},
+		{"bench equivalence --backends ref,tpu", exitFailed, "unknown backend \"tpu\""},
+		{"bench equivalence --backends ref,fixed:kernels=mmx", exitFailed, "mmx"},
+		{"bench equivalence --steps 0", exitUsage, "--steps"},
+		{"bench equivalence --rule dream", exitUsage, "dream"},
+		{"bench equivalence --rule observe", exitUsage, "observe"},
+		{"bench equivalence -m missing.hyp", exitFailed, "missing.hyp"},
+		{"bench equivalence --data missing", exitFailed, "missing"},
+		{"bench equivalence --net resnet9", exitFailed, "resnet9"},
+		{"bench equivalence --check 11", exitFailed, "11 steps to check"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(context.Background(), strings.Fields(c.args), console{&out, &errs})
