@@ -102,8 +102,9 @@ func (o *opened) saves(backend string) error {
 	return nil
 }
 
-// save writes the network as an engine has it, as a file of the kind that it was opened from.
-func (o *opened) save(path string, e core.Engine) error {
+// save writes the network as an engine has it, as a file of the kind that it was opened from; a package in its smallest form
+// that loses at most so many bits (edge.Residual).
+func (o *opened) save(path string, e core.Engine, residualBits int) error {
 	p, err := e.Save()
 	if err != nil {
 		return err
@@ -115,6 +116,9 @@ func (o *opened) save(path string, e core.Engine) error {
 		return model.Save(path, p)
 	}
 	if p, err = edge.Consolidate(o.Net, p); err != nil {
+		return err
+	}
+	if p, err = edge.Residual(o.Net, p, residualBits); err != nil {
 		return err
 	}
 	return edge.WritePackage(path, o.edge.Manifest, p)

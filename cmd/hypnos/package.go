@@ -222,7 +222,11 @@ func (r *packageReport) writeText(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "errors against float on %d calibration images, those of the layers before included; saturated: of %d outputs\n", r.Compared, r.outputs())
+	outputs, saturated := int64(0), int64(0)
+	for _, d := range r.Differences {
+		outputs, saturated = outputs+d.Outputs, saturated+d.Saturated
+	}
+	fmt.Fprintf(w, "errors against float on %d calibration images, those of the layers before included; of all %d outputs %d at an end of their range\n", r.Compared, outputs, saturated)
 	for _, v := range r.Conversions {
 		if v.Why != "" {
 			fmt.Fprintf(w, "%s: sums take int64: %s\n", v.Layer, v.Why)
@@ -233,13 +237,4 @@ func (r *packageReport) writeText(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "%.2f MB, parameters %s\n", float64(r.Bytes)/1e6, r.Digest)
 	return err
-}
-
-// outputs is the number of outputs of the layers with weights that were compared.
-func (r *packageReport) outputs() int64 {
-	n := int64(0)
-	for _, d := range r.Differences {
-		n += d.Outputs
-	}
-	return n
 }

@@ -61,6 +61,12 @@ func TestPackage(t *testing.T) {
 		t.Errorf("after an instant sleep the package takes %d bytes, before %d", small, large)
 	}
 	works(t, []string{"eval", "-m", slept}, "SNR inf")
+	near := filepath.Join(dir, "near.hyp")
+	works(t, []string{"sleep", "-m", file, "--rule", "hebbian", "--events", "20", "--residual", "8", "--out", near}, "rule hebbian")
+	works(t, []string{"eval", "-m", near})
+	if r, err := edge.OpenPackage(near); err != nil || !r.Stored().Has("stem.conv.weight"+edge.ResidualSuffix) || r.Close() != nil {
+		t.Errorf("after a Hebbian sleep the weights are not residuals: %v", err)
+	}
 	works(t, []string{"package", "-m", checkpoint, "-o", filepath.Join(dir, "int8.hyp"), "--int8"})
 	if small, large := len(read(t, filepath.Join(dir, "int8.hyp"))), len(read(t, file)); small >= large {
 		t.Errorf("with 8 bits the package takes %d bytes, with 16 %d", small, large)

@@ -28,6 +28,7 @@ Examples:
 	out := f.String("out", "", "write the network after the sleep to a `file` of the same kind")
 	jsonPath := f.String("json", "", "write the report to a `file` as JSON")
 	backend := f.String("backend", "", defaultBackend)
+	residual := f.Int("residual", 0, "of a package: store weights as means of their groups and 8-bit residuals where at most so many `bits` are lost")
 	var settings list
 	f.Var(&settings, "set", "override another setting of [sleep]: `key=value`; may be repeated")
 	given := map[string]*string{}
@@ -92,7 +93,7 @@ Examples:
 		return err
 	}
 	if *out != "" {
-		if err := k.save(*out, e); err != nil {
+		if err := k.save(*out, e, *residual); err != nil {
 			return err
 		}
 		if k.edge != nil {

@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"hypnos/core/data"
-	"hypnos/core/fixed"
 	"hypnos/core/model"
 	"hypnos/core/net"
 )
@@ -282,8 +281,8 @@ func (s param) checkNumbers(p *model.Params) error {
 			return err
 		}
 		for i, v := range t.Data.([]int8) {
-			if v < 0 || v > fixed.WordBits-7 {
-				return fmt.Errorf("tensor %q: shift %d of %d is outside 0…%d", last, v, i, fixed.WordBits-7)
+			if v < 0 || v > maxFormShift {
+				return fmt.Errorf("tensor %q: shift %d of %d is outside 0…%d", last, v, i, maxFormShift)
 			}
 		}
 		shifts = t.Data.([]int8)

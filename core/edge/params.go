@@ -25,6 +25,9 @@ const (
 	ResidualShiftSuffix = ".residual.shift"
 )
 
+// maxFormShift is the largest shift of 8 bits in a number of 15.
+const maxFormShift = fixed.WordBits - 7
+
 // form is how a parameter lies among integer parameters.
 type form uint8
 
@@ -301,7 +304,7 @@ func (s param) equal(p *model.Params) (bool, error) {
 }
 
 // Residual gives the weights of locally connected layers as rounded means of their groups and int8 residuals, which takes half
-// the bytes, where a shift of at most maxShift holds the largest residual; other parameters stay as they are. Expanded, a
+// the bytes, where that takes less and a shift of at most maxShift holds the largest residual; other parameters stay as they are. Expanded, a
 // weight is within 2^(shift-1) units in the last place of what it was, and is the same for shift 0. It is for layers whose
 // groups a Hebbian sleep has pulled together.
 func Residual(n *net.Network, p *model.Params, maxShift int) (*model.Params, error) {
@@ -311,7 +314,8 @@ func Residual(n *net.Network, p *model.Params, maxShift int) (*model.Params, err
 	}
 	all := &model.Params{}
 	for _, s := range params {
-		if s.period == 0 || s.Role != net.Weight || s.form != full {
+		const half = 2 // of the bytes of a weight are left
+		if s.Role != net.Weight || s.form != full || s.period == 0 || half*s.period*s.period >= s.node.Out.H*s.node.Out.W {
 			s.copy(all, p)
 			continue
 		}
@@ -322,7 +326,7 @@ func Residual(n *net.Network, p *model.Params, maxShift int) (*model.Params, err
 		w := t.Data.([]int16)
 		means := s.means(w)
 		shift := s.residualShift(w, means)
-		if shift > maxShift {
+		if shift > min(maxShift, maxFormShift) {
 			s.copy(all, p)
 			continue
 		}
