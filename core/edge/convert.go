@@ -12,7 +12,8 @@ import (
 
 // Defaults and constants of Convert.
 const (
-	// ActivationBits are the bits of activations beside the sign: with 13, sums with weights of 12 to 14 bits fit an int32.
+	// ActivationBits are the bits of activations beside the sign: with 13, the sums of ResNet20's layers
+	// fit an int32; with 14 not all do (docs/EDGE.md).
 	ActivationBits = 13
 	// Headroom is by how much activations may outgrow the calibrated range before they saturate, at least; on the average
 	// over layers the next power of two gives them 1.4 times more.
@@ -59,8 +60,6 @@ type Conversion struct {
 // them may double. Where the sums of the layer do not fit an int32 then, the format loses fraction bits until they do, with a
 // quarter to spare, as long as the weights stay at least 74 units large in root mean square; otherwise the layer is left to
 // sums of int64. Biases are rounded to the fraction bits of the sums, and must double within an int32, too.
-// With 13 bits of activations and such weights, all layers of the networks measured in docs/EDGE.md have sums of int32.
-//
 // A range that is missing, and weights, biases or ranges that no format holds, are errors that name the tensor or layer.
 func Convert(n *net.Network, p *model.Params, r Ranges, o ConvertOptions) (*model.Params, []Conversion, error) {
 	if o.Bits == 0 {
