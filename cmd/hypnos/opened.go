@@ -64,8 +64,8 @@ func (o *opened) Close() error {
 	return o.file.Close()
 }
 
-// compile compiles the network for inference and sleep and loads it: a package as integers, or on a float backend as the numbers that
-// they stand for. "" is the backend of what it is.
+// compile compiles the network for inference and sleep and loads it: a package as integers, or on a float backend as
+// the numbers that they stand for. "" is the backend of what it is.
 func (o *opened) compile(backend string, options core.Options) (core.Engine, error) {
 	if backend == "" {
 		backend = "cpu"
@@ -102,8 +102,8 @@ func (o *opened) saves(backend string) error {
 	return nil
 }
 
-// save writes the network as an engine has it, as a file of the kind that it was opened from; a package in its smallest form
-// that loses at most so many bits (edge.Residual).
+// save writes the network as an engine has it, as a file of the kind that it was opened from; a package in its smallest
+// form that loses at most so many bits (edge.Residual).
 func (o *opened) save(path string, e core.Engine, residualBits int) error {
 	p, err := e.Save()
 	if err != nil {

@@ -20,8 +20,8 @@ type Ranges map[string]float64
 // included. It is an error when there are no images, when each channel of all images is one constant, and when a node's
 // activations are all 0 or not all finite, which names the node.
 //
-// The largest value is the rule, not a percentile: 13 bits are three more than accuracy needs (docs/EDGE.md), so that cutting
-// off large activations could gain nothing, and what is cut off is lost to learning.
+// The largest value is the rule, not a percentile: 13 bits are three more than accuracy needs (docs/EDGE.md), so that
+// cutting off large activations could gain nothing, and what is cut off is lost to learning.
 func Calibrate(ctx context.Context, n *net.Network, e core.Engine, batches iter.Seq[core.Batch]) (Ranges, error) {
 	r, images, constant := Ranges{}, 0, true
 	var first []float32

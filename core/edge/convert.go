@@ -22,8 +22,8 @@ const (
 	weightHeadroom = 2
 	// sumHeadroom is by how much the largest Σ|w| of a layer's neurons may grow before its sums need an int64.
 	sumHeadroom = 1.25
-	// coarsest is the least a layer's weights may be, root mean square in units of the last place, for its sums to be made to
-	// fit an int32: rounding them then is noise 48 dB below them (1/√12 to 74 units).
+	// coarsest is the least a layer's weights may be, root mean square in units of the last place, for its sums to be
+	// made to fit an int32: rounding them then is noise 48 dB below them (1/√12 to 74 units).
 	coarsest = 74
 )
 
@@ -31,8 +31,8 @@ const (
 type ConvertOptions struct {
 	Bits     int     // of activations beside the sign; 0 means ActivationBits
 	Headroom float64 // of activations; 0 means Headroom
-	// Int8 rounds the weights of each output channel to 8 bits, a shift apart from those of the layer's format, and stores
-	// them so (Int8Suffix).
+	// Int8 rounds the weights of each output channel to 8 bits, a shift apart from those of the layer's format, and
+	// stores them so (Int8Suffix).
 	Int8 bool
 }
 
@@ -52,15 +52,16 @@ type Conversion struct {
 }
 
 // Convert rounds the float parameters of a folded network to integers, in formats that ranges of activations and the
-// weights themselves give, and lets the formats travel with them. Tensors are converted when they are asked for: p must live
-// as long.
+// weights themselves give, and lets the formats travel with them. Tensors are converted when they are asked for: p must
+// live as long.
 //
-// Activations get the finest format that holds their range times the headroom; one format for the whole network's input and
-// for each node that is not its input's choice (Follows). Weights get the finest format of a layer in which the largest of
-// them may double. Where the sums of the layer do not fit an int32 then, the format loses fraction bits until they do, with a
-// quarter to spare, as long as the weights stay at least 74 units large in root mean square; otherwise the layer is left to
-// sums of int64. Biases are rounded to the fraction bits of the sums, and must double within an int32, too.
-// A range that is missing, and weights, biases or ranges that no format holds, are errors that name the tensor or layer.
+// Activations get the finest format that holds their range times the headroom; one format for the whole network's input
+// and for each node that is not its input's choice (Follows). Weights get the finest format of a layer in which the
+// largest of them may double. Where the sums of the layer do not fit an int32 then, the format loses fraction bits
+// until they do, with a quarter to spare, as long as the weights stay at least 74 units large in root mean square;
+// otherwise the layer is left to sums of int64. Biases are rounded to the fraction bits of the sums, and must double
+// within an int32, too. A range that is missing, and weights, biases or ranges that no format holds, are errors that
+// name the tensor or layer.
 func Convert(n *net.Network, p *model.Params, r Ranges, o ConvertOptions) (*model.Params, []Conversion, error) {
 	if o.Bits == 0 {
 		o.Bits = ActivationBits
@@ -171,8 +172,8 @@ func (c *Conversion) choose(v net.Node, s statistics, eight bool) error {
 	return nil
 }
 
-// normIn bounds the largest Σ|w| in integers of a format, with its headroom: each of the K weights is rounded by at most half
-// a unit, or half of what 8 bits leave of one.
+// normIn bounds the largest Σ|w| in integers of a format, with its headroom: each of the K weights is rounded by at
+// most half a unit, or half of what 8 bits leave of one.
 func (s statistics) normIn(f fixed.Format, eight bool) int64 {
 	step := int64(1)
 	if eight {

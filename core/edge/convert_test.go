@@ -143,8 +143,8 @@ func (c converted) convert(t testing.TB, o edge.ConvertOptions) converted {
 	return c
 }
 
-// TestConvert: every integer is the nearest to its number in a format that leaves the room that Convert promises, and sums that are called
-// narrow are.
+// TestConvert: every integer is the nearest to its number in a format that leaves the room that Convert promises, and
+// sums that are called narrow are.
 func TestConvert(t *testing.T) {
 	layers := 0
 	for _, n := range networks(t) {
@@ -214,9 +214,10 @@ func largestNorm(w []int16, v net.Node) int64 {
 	return largest
 }
 
-// TestIntegerOutputs: the integer engine is as near to the float twin as roundings allow. A layer rounds its output by at most half a unit and
-// carries an error of its input on by at most the largest Σ|w| of a neuron; sums add up their inputs' errors, means, rectifiers, pools and transposes
-// do not enlarge them. Nothing saturates: the images are those of the calibration. (The twin's own rounding, in float64, is below 2^-30 of a unit.)
+// TestIntegerOutputs: the integer engine is as near to the float twin as roundings allow. A layer rounds its output by
+// at most half a unit and carries an error of its input on by at most the largest Σ|w| of a neuron; sums add up their
+// inputs' errors, means, rectifiers, pools and transposes do not enlarge them. Nothing saturates: the images are those
+// of the calibration. (The twin's own rounding, in float64, is below 2^-30 of a unit.)
 func TestIntegerOutputs(t *testing.T) {
 	compared := 0
 	for _, n := range networks(t) {

@@ -29,8 +29,8 @@ func network(t testing.TB, name string, in net.Shape, add func(b *net.Builder, x
 	return n
 }
 
-// networks are small ones with batch norms: locally connected and convolutional residual ones with groups, strides and biases,
-// patches, and a batch norm behind the classifier.
+// networks are small ones with batch norms: locally connected and convolutional residual ones with groups, strides and
+// biases, patches, and a batch norm behind the classifier.
 func networks(t testing.TB) []*net.Network {
 	t.Helper()
 	type spatial func(b *net.Builder, name string, x net.Ref, w net.Window) net.Ref
@@ -165,8 +165,8 @@ func norms(n *net.Network) map[string]string {
 	return m
 }
 
-// absolute gives parameters without signs, and means with theirs turned, so that the reference computes on |x| the sum of the absolute
-// values of everything that a layer adds up.
+// absolute gives parameters without signs, and means with theirs turned, so that the reference computes on |x| the sum
+// of the absolute values of everything that a layer adds up.
 func absolute(t *testing.T, n *net.Network, p *model.Params) *model.Params {
 	t.Helper()
 	a := &model.Params{}
@@ -185,11 +185,12 @@ func absolute(t *testing.T, n *net.Network, p *model.Params) *model.Params {
 
 // TestFold: every layer of the folded network gives what the original's batch norm behind it does, or the layer itself.
 //
-// The bound: a layer of K products and its batch norm are, folded or not, a sum of at most K+2 terms that each took fewer than 20
-// roundings. Let A be the same sum of absolute values, carried through the whole network by the original with absolute parameters: both
-// networks are within (K+20)·u·A of the exact layer, u = 2^-53, and an error e of a layer's input is at most e carried through the
-// absolute layer; rectifiers, sums, pools and transposes do not enlarge it. So no output is off by more than Σ 2(K+20)·u times its A, over the layers.
-// Folded weights in float32 are rounded once more, by at most 2^-24 of each term of each layer.
+// The bound: a layer of K products and its batch norm are, folded or not, a sum of at most K+2 terms that each took
+// fewer than 20 roundings. Let A be the same sum of absolute values, carried through the whole network by the original
+// with absolute parameters: both networks are within (K+20)·u·A of the exact layer, u = 2^-53, and an error e of a
+// layer's input is at most e carried through the absolute layer; rectifiers, sums, pools and transposes do not enlarge
+// it. So no output is off by more than Σ 2(K+20)·u times its A, over the layers. Folded weights in float32 are rounded
+// once more, by at most 2^-24 of each term of each layer.
 func TestFold(t *testing.T) {
 	compared := 0
 	for _, n := range networks(t) {

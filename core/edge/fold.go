@@ -8,14 +8,15 @@ import (
 	"hypnos/core/net"
 )
 
-// Fold moves every batch norm into the layer before it. What a batch norm computes in inference, a·(y - mean) + shift with
-// a = gain/sqrt(var+ε) of each channel, is for y = w·x + b the same layer with weights a·w and biases a·(b - mean) + shift.
-// That holds for a conv2d, lc2d or linear layer that nothing but the batch norm reads; a batch norm anywhere else is an error.
+// Fold moves every batch norm into the layer before it. What a batch norm computes in inference, a·(y - mean) + shift
+// with a = gain/sqrt(var+ε) of each channel, is for y = w·x + b the same layer with weights a·w and biases a·(b - mean)
+// + shift. That holds for a conv2d, lc2d or linear layer that nothing but the batch norm reads; a batch norm anywhere
+// else is an error.
 //
-// The layers keep their names; the batch norms are gone, and their readers read the layer. Parameters come as p has them, float32 or
-// float64, computed in float64 and rounded once, each tensor when it is asked for: p must live as long. Whatever else p
-// holds, an optimiser's state, is left out. Parameters that are missing or have another shape, and factors that are not
-// finite, are errors here; weights that are not finite are errors when they are read.
+// The layers keep their names; the batch norms are gone, and their readers read the layer. Parameters come as p has
+// them, float32 or float64, computed in float64 and rounded once, each tensor when it is asked for: p must live as
+// long. Whatever else p holds, an optimiser's state, is left out. Parameters that are missing or have another shape,
+// and factors that are not finite, are errors here; weights that are not finite are errors when they are read.
 func Fold(n *net.Network, p *model.Params) (*net.Network, *model.Params, error) {
 	for _, q := range n.Params() {
 		if err := p.Check(q.Name, q.Shape); err != nil {

@@ -35,7 +35,8 @@ type Manifest struct {
 	Stats       data.Stats  `json:"stats"`
 	Source      Source      `json:"source"`
 	Calibration Calibration `json:"calibration"`
-	// Tensors are those of the file in their order, Digest is that of the parameters (see the function). WritePackage sets both.
+	// Tensors are those of the file in their order, Digest is that of the parameters (see the function). WritePackage
+	// sets both.
 	Tensors []TensorRecord `json:"tensors"`
 	Digest  string         `json:"digest"`
 }
@@ -73,8 +74,8 @@ type Package struct {
 }
 
 // WritePackage writes integer parameters, in the form that they are in, as a package file that appears whole or not at
-// all. The manifest's format, formats, tensors and digest are set from the parameters; what belongs to no layer is left out.
-// The parameters are read three times, a tensor at a time.
+// all. The manifest's format, formats, tensors and digest are set from the parameters; what belongs to no layer is left
+// out. The parameters are read three times, a tensor at a time.
 func WritePackage(path string, m Manifest, p *model.Params) error {
 	all, err := packageParams(m, p)
 	if err != nil {
@@ -150,10 +151,10 @@ func (m Manifest) check() error {
 // IsPackage tells whether a file of parameters is an edge package, intact or not.
 func IsPackage(p *model.Params) bool { _, ok := p.Meta[manifestKey]; return ok }
 
-// OpenPackage opens a package file and verifies all of it: the manifest by its hash, profile, formats, types, shapes and
-// every tensor by its hash, and that every number is within its format. It reads the tensors one at a time, and again when
-// they are asked for: so an engine that loads them cannot find a fault when it is half done, at the price of reading the file twice. Errors
-// are one line and name the file.
+// OpenPackage opens a package file and verifies all of it: the manifest by its hash, profile, formats, types, shapes
+// and every tensor by its hash, and that every number is within its format. It reads the tensors one at a time, and
+// again when they are asked for: so an engine that loads them cannot find a fault when it is half done, at the price of
+// reading the file twice. Errors are one line and name the file.
 func OpenPackage(path string) (*Package, error) {
 	f, err := model.Open(path)
 	if err != nil {

@@ -99,7 +99,8 @@ func open(t testing.TB, path string) *model.Params {
 // small is the smallest package, for tests that try much.
 func small(t testing.TB) converted { return convert(t, networks(t)[3], edge.ConvertOptions{}) }
 
-// TestDamage: a package that is cut anywhere, or in which a single bit is flipped, in places all over it, is refused, in one line that names the file.
+// TestDamage: a package that is cut anywhere, or in which a single bit is flipped, in places all over it, is refused,
+// in one line that names the file.
 func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "edge.hyp")
@@ -250,8 +251,8 @@ func TestPackageRefuses(t *testing.T) {
 	}
 }
 
-// FuzzOpenPackage: whatever the bytes, opening gives an error of one line or a package whose parameters can be read in full and whose network an
-// engine loads or refuses.
+// FuzzOpenPackage: whatever the bytes, opening gives an error of one line or a package whose parameters can be read in
+// full and whose network an engine loads or refuses.
 func FuzzOpenPackage(f *testing.F) {
 	for _, c := range forms(f, networks(f)[3]) {
 		p, err := edge.PackageParams(manifest(c), c.integer)

@@ -15,12 +15,13 @@ import (
 
 // Suffixes of the other forms of weights (see GroupsSuffix).
 const (
-	// Int8Suffix marks weights of 8 bits, int8 in the canonical shape. Output channel n's are w8·2^shift of the format's last
-	// place, with shift n of ShiftsSuffix, int8 (N).
+	// Int8Suffix marks weights of 8 bits, int8 in the canonical shape. Output channel n's are w8·2^shift of the
+	// format's last place, with shift n of ShiftsSuffix, int8 (N).
 	Int8Suffix   = ".int8"
 	ShiftsSuffix = ".shifts"
-	// ResidualSuffix marks, beside the consolidated form, what the weights of a locally connected layer differ from their group's
-	// row by, int8 in the canonical shape, times 2^shift with the one shift of ResidualShiftSuffix, an int8 scalar.
+	// ResidualSuffix marks, beside the consolidated form, what the weights of a locally connected layer differ from
+	// their group's row by, int8 in the canonical shape, times 2^shift with the one shift of ResidualShiftSuffix, an
+	// int8 scalar.
 	ResidualSuffix      = ".residual"
 	ResidualShiftSuffix = ".residual.shift"
 )
@@ -54,8 +55,8 @@ type param struct {
 	format fixed.Format // of weights
 }
 
-// paramsOf lists the parameters of a network in the order of net.Params, each in the form that p has it in. Formats out of
-// range, missing tensors and those of another type or shape are errors.
+// paramsOf lists the parameters of a network in the order of net.Params, each in the form that p has it in. Formats out
+// of range, missing tensors and those of another type or shape are errors.
 func paramsOf(n *net.Network, p *model.Params) ([]param, error) {
 	f, err := FormatsOf(p)
 	if err != nil {
@@ -303,10 +304,10 @@ func (s param) equal(p *model.Params) (bool, error) {
 	return slices.Equal(w, spread(s, gather(s, w))), nil
 }
 
-// Residual gives the weights of locally connected layers as rounded means of their groups and int8 residuals, which takes half
-// the bytes, where that takes less and a shift of at most maxShift holds the largest residual; other parameters stay as they are. Expanded, a
-// weight is within 2^(shift-1) units in the last place of what it was, and is the same for shift 0. It is for layers whose
-// groups a Hebbian sleep has pulled together.
+// Residual gives the weights of locally connected layers as rounded means of their groups and int8 residuals, which
+// takes half the bytes, where that takes less and a shift of at most maxShift holds the largest residual; other
+// parameters stay as they are. Expanded, a weight is within 2^(shift-1) units in the last place of what it was, and is
+// the same for shift 0. It is for layers whose groups a Hebbian sleep has pulled together.
 func Residual(n *net.Network, p *model.Params, maxShift int) (*model.Params, error) {
 	params, err := paramsOf(n, p)
 	if err != nil {
@@ -383,8 +384,8 @@ func (s param) residuals(w, means []int16, shift int) []int8 {
 	return r
 }
 
-// Float gives the parameters that integer ones stand for, as float64, exact: those of the float twin of a package. Each is
-// converted when it is asked for.
+// Float gives the parameters that integer ones stand for, as float64, exact: those of the float twin of a package. Each
+// is converted when it is asked for.
 func Float(n *net.Network, p *model.Params) (*model.Params, error) {
 	params, err := paramsOf(n, p)
 	if err != nil {
@@ -424,9 +425,9 @@ func Float(n *net.Network, p *model.Params) (*model.Params, error) {
 	return all, nil
 }
 
-// Digest is the SHA-256 of integer parameters, the same for every form and processor: for each parameter, in the order of
-// net.Params, the length of its name as uint32 and the name, the number of axes and each axis as uint32, and the elements of the full
-// tensor, int16 or int32; all little-endian.
+// Digest is the SHA-256 of integer parameters, the same for every form and processor: for each parameter, in the order
+// of net.Params, the length of its name as uint32 and the name, the number of axes and each axis as uint32, and the
+// elements of the full tensor, int16 or int32; all little-endian.
 func Digest(n *net.Network, p *model.Params) (sum [sha256.Size]byte, err error) {
 	params, err := paramsOf(n, p)
 	if err != nil {

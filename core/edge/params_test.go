@@ -17,8 +17,8 @@ import (
 	"hypnos/core/sleep"
 )
 
-// drifted gives every position of a locally connected layer its group's first row, and noise of at most so many units in the
-// last place on the weights.
+// drifted gives every position of a locally connected layer its group's first row, and noise of at most so many units
+// in the last place on the weights.
 func drifted(t testing.TB, n *net.Network, p *model.Params, noise int) *model.Params {
 	t.Helper()
 	all := &model.Params{Meta: p.Meta}
@@ -147,8 +147,8 @@ func has(p *model.Params, suffix string) int {
 	return len(slices.DeleteFunc(p.Infos(), func(i model.Info) bool { return !strings.HasSuffix(i.Name, suffix) }))
 }
 
-// TestConsolidate: layers whose groups are equal take one row a group, the numbers, the digest and what the engine computes stay the
-// same; other layers stay as they are.
+// TestConsolidate: layers whose groups are equal take one row a group, the numbers, the digest and what the engine
+// computes stay the same; other layers stay as they are.
 func TestConsolidate(t *testing.T) {
 	layers := 0
 	for _, n := range networks(t) {
