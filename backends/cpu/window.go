@@ -299,9 +299,15 @@ func (l *window) products(y, x []float32, position int, scratch []float32) {
 	for g := range l.groups {
 		l.kernels.Forward(y[g*l.cout*l.n:(g+1)*l.cout*l.n],
 			l.operand(x, l.v.In.C, l.centre(position), g*l.cin), l.weights(l.weight.value, position, g),
-			&l.now.fields[l.fields.of[position]], l.rows(), l.cout, l.n, l.bias != nil, scratch)
+			&l.now.fields[l.fields.of[position]], l.rows(), l.cout, l.n, l.nextField(), l.bias != nil, scratch)
 	}
 }
+
+// nextField is where the next output position's field and weights are, nextUse where the next input position is used.
+func (l *window) nextField() kernel.Next {
+	return kernel.Next{X: l.Stride * l.v.In.C * l.n, W: l.shared(1) * l.size()}
+}
+func (l *window) nextUse() kernel.Next { return kernel.Next{X: l.Out * l.n, W: l.shared(1) * l.size()} }
 
 // biases are those of one output position, by channel.
 func (l *window) biases(b []float32, position int) []float32 {
@@ -368,7 +374,7 @@ func (l *window) addWeightGradient(dw, x, dy []float32, position int, lists *ker
 	for g := range l.groups {
 		at := (position*l.Out + g*l.cout) * l.n
 		l.kernels.WeightGradient(l.weights(dw, position, g), l.operand(x, l.v.In.C, l.centre(position), g*l.cin), lists,
-			dy[at:at+l.cout*l.n], l.rows(), l.cout, l.n, keep, l.scratch[worker])
+			dy[at:at+l.cout*l.n], l.rows(), l.cout, l.n, l.nextField(), keep, l.scratch[worker])
 	}
 }
 
@@ -404,7 +410,7 @@ func (l *window) inputPart(_, lo, hi int) {
 		for g := range l.groups {
 			l.kernels.InputGradient(dst[g*l.cin*l.n:(g+1)*l.cin*l.n],
 				l.operand(dy, l.Out, near, g*l.cout), l.weights(l.weight.value, near, g),
-				&l.now.uses[l.uses.of[x]], l.cin, l.cout, l.n, m == accumulate)
+				&l.now.uses[l.uses.of[x]], l.cin, l.cout, l.n, l.nextUse(), m == accumulate)
 		}
 	}
 }

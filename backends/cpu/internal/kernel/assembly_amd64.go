@@ -26,7 +26,7 @@ func assembly() []*Kernels {
 	return versions
 }
 
-func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, ahead, n int, keep bool) {
+func product512(y []float32, ldy int, x, w Operand, list *List, rows, step int, next Next, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
@@ -40,19 +40,28 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, ahea
 		for t := 0; t < rows; {
 			yp, wp := &y[t*ldy+lo], at(w, t*step)
 			four := rows-t >= 4
+			ahead := next.W
+			switch {
+			case step == 1: // all rows have their weights in one line
+			case rows-t > 4:
+				ahead = 4 * step
+			default:
+				ahead -= t * step
+			}
+			further := (next.X + t/4%4*16) * size // each four rows ask for another line of the four
 			switch {
 			case left >= 64 && four:
-				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
+				productAVX512x4x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, further)
 			case left >= 64:
-				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
+				productAVX512x1x4(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, further)
 			case left >= 32 && four:
-				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
+				productAVX512x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, further)
 			case left >= 32:
-				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
+				productAVX512x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, further)
 			case four:
-				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, min(left, 16))
+				productAVX512x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, further, min(left, 16))
 			default:
-				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, min(left, 16))
+				productAVX512x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, further, min(left, 16))
 			}
 			if four {
 				t += 4
@@ -71,7 +80,7 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step, ahea
 	}
 }
 
-func product2(y []float32, ldy int, x, w Operand, list *List, rows, step, _, n int, keep bool) {
+func product2(y []float32, ldy int, x, w Operand, list *List, rows, step int, _ Next, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
@@ -158,37 +167,37 @@ func column2(y []float32, x, w Operand, list *List, lanes, images int) {
 	}
 }
 
-func weightGradient512(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32) {
+func weightGradient512(dw, x Operand, list *List, dy []float32, n, b, tileSize int, next Next, keep bool, scratch []float32) {
 	width := min(n, Tile)
 	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
 	if len(list.Pairs) == 0 || b == 0 {
-		weightGradientGo(dw, x, list, dy, n, b, tileSize, keep, scratch)
+		weightGradientGo(dw, x, list, dy, n, b, tileSize, next, keep, scratch)
 		return
 	}
-	packed := pack(scratch, dy, n, b, 16, transposeAVX512)
+	packed := pack(scratch, dy, n, b, 16, func(dst, src *float32, ld int) { transposeAVX512(dst, src, ld, n*b*size) })
 	xp := at(x, 0)
 	padded := list.Pairs[:(len(list.Pairs)+7)/8*8]
 	for tile := 0; tile*Tile < n; {
 		wp, gp := at(dw, tile*tileSize), &packed[tile*Tile*b]
 		if two := n-tile*Tile >= 2*Tile; two {
 			for i := 0; i < len(padded); i += 8 {
-				weightGradientAVX512x2(wp, xp, &padded[i], gp, b, flag(keep), Tile*b*size, tileSize*size)
+				weightGradientAVX512x2(wp, xp, &padded[i], gp, b, next.X, flag(keep), Tile*b*size, tileSize*size)
 			}
 			tile += 2
 			continue
 		}
 		for i := 0; i < len(padded); i += 8 {
-			weightGradientAVX512x1(wp, xp, &padded[i], gp, b, flag(keep), width)
+			weightGradientAVX512x1(wp, xp, &padded[i], gp, b, next.X, flag(keep), width)
 		}
 		tile++
 	}
 }
 
-func weightGradient2(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32) {
+func weightGradient2(dw, x Operand, list *List, dy []float32, n, b, tileSize int, next Next, keep bool, scratch []float32) {
 	width := min(n, Tile)
 	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
 	if len(list.Pairs) == 0 || b == 0 {
-		weightGradientGo(dw, x, list, dy, n, b, tileSize, keep, scratch)
+		weightGradientGo(dw, x, list, dy, n, b, tileSize, next, keep, scratch)
 		return
 	}
 	packed := pack(scratch, dy, n, b, 8, transposeAVX2)

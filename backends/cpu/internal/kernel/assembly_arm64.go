@@ -56,7 +56,7 @@ func tilesFor(rows, step int) productTiles {
 }
 
 // productNEON goes through the rows of 16 images at a time, a line of the cache each.
-func productNEON(y []float32, ldy int, x, w Operand, list *List, rows, step, _, n int, keep bool) {
+func productNEON(y []float32, ldy int, x, w Operand, list *List, rows, step int, _ Next, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
@@ -111,11 +111,11 @@ func columnNEON(y []float32, x, w Operand, list *List, lanes, images int) {
 	}
 }
 
-func weightGradientNEON(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32) {
+func weightGradientNEON(dw, x Operand, list *List, dy []float32, n, b, tileSize int, next Next, keep bool, scratch []float32) {
 	width := min(n, Tile)
 	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
 	if len(list.Pairs) == 0 || b == 0 {
-		weightGradientGo(dw, x, list, dy, n, b, tileSize, keep, scratch)
+		weightGradientGo(dw, x, list, dy, n, b, tileSize, next, keep, scratch)
 		return
 	}
 	packed := pack(scratch, dy, n, b, 8, transposeNEON)

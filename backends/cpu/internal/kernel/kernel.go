@@ -81,14 +81,13 @@ type Kernels struct {
 	block int
 	// byRows says that Times goes by products, else by columns.
 	byRows bool
-	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n. What lies
-	// ahead of the weights of four rows will be wanted next.
-	product func(y []float32, ldy int, x, w Operand, list *List, rows, step, ahead, n int, keep bool)
+	// product is y[t*ldy+b] = keep·y + Σ_i x[list[i].x+b]·w[list[i].w+t*step] for t < rows, b < n.
+	product func(y []float32, ldy int, x, w Operand, list *List, rows, step int, next Next, n int, keep bool)
 	// column is y[16b+j] += Σ_i x[list[i].x+b]·w[list[i].w+j] for b < images, j < lanes ≤ 16.
 	column func(y []float32, x, w Operand, list *List, lanes, images int)
 	// weightGradient is dw[list[i].w+j] = keep·dw + Σ_b x[list[i].x+b]·dy[j, b] for all i, j < n ≤ 16 of one tile,
 	// or of several full tiles that are tileSize apart in dw. dy is (n, b).
-	weightGradient func(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, scratch []float32)
+	weightGradient func(dw, x Operand, list *List, dy []float32, n, b, tileSize int, next Next, keep bool, scratch []float32)
 
 	Pointwise
 }
@@ -104,25 +103,26 @@ func (l *Lists) of(first, n int) (list *List, width int) {
 	return &l.Part, n - first
 }
 
-// Weights come from memory while products are computed, which takes longer, if they are asked for early enough: forward,
-// those of the next tile, at the end those of the next location; for an input gradient, those of the next four input
-// channels.
-const nextRows = 4 * Tile
+// Next says how many elements behind the operands that a kernel is given now those lie that it will be given next. They
+// come from memory while products are computed, which takes longer, if they are asked for early enough. It is a hint:
+// they need not exist.
+type Next struct{ X, W int }
 
 // Forward sets y (n, b), the output channels of a location and group, to the products of a receptive field of k rows, or
 // adds them when keep is set. Offsets of w are relative to the weights of the location and group and count within a
 // tile. scratch has room for ThinScratchLen.
-func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b int, keep bool, scratch []float32) {
+func (k *Kernels) Forward(y []float32, x, w Operand, lists *Lists, rows, n, b int, next Next, keep bool, scratch []float32) {
 	if b <= k.thin {
 		k.forwardThin(y, x, w, lists, rows, n, b, keep, scratch)
 		return
 	}
 	for lo := 0; lo < b; lo += k.block {
 		hi := min(lo+k.block, b)
-		at := Operand{x.Data, x.At + lo}
+		at, next := Operand{x.Data, x.At + lo}, next
 		for first := 0; first < n; first += Tile {
 			list, width := lists.of(first, n)
-			k.product(y[first*b+lo:], b, at, Operand{w.Data, w.At + first*rows}, list, width, 1, rows*Tile, hi-lo, keep)
+			k.product(y[first*b+lo:], b, at, Operand{w.Data, w.At + first*rows}, list, width, 1, Next{next.X, rows * Tile}, hi-lo, keep)
+			next.X = 0 // the first tile has asked for all
 		}
 	}
 }
@@ -166,7 +166,7 @@ func transpose(dst []float32, ldDst int, src []float32, ldSrc, rows, columns int
 // InputGradient sets dx (c, b), the channels of an input position and group, to the products of the output gradients that
 // the lists name with their weights, or adds them when keep is set; the weights of channel c+1 lie behind those of c, a
 // tile's width further.
-func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n, b int, keep bool) {
+func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n, b int, next Next, keep bool) {
 	if len(lists.Full.Pairs)+len(lists.Part.Pairs) == 0 && !keep { // nothing reads the position
 		clear(dx[:c*b])
 		return
@@ -175,11 +175,11 @@ func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n,
 		hi := min(lo+k.block, b)
 		at, keep := Operand{dy.Data, dy.At + lo}, keep
 		if len(lists.Full.Pairs) > 0 {
-			k.product(dx[lo:], b, at, w, &lists.Full, c, Tile, nextRows, hi-lo, keep)
+			k.product(dx[lo:], b, at, w, &lists.Full, c, Tile, next, hi-lo, keep)
 			keep = true
 		}
 		if len(lists.Part.Pairs) > 0 {
-			k.product(dx[lo:], b, at, w, &lists.Part, c, n%Tile, nextRows, hi-lo, keep)
+			k.product(dx[lo:], b, at, w, &lists.Part, c, n%Tile, next, hi-lo, keep)
 		}
 	}
 }
@@ -187,14 +187,14 @@ func (k *Kernels) InputGradient(dx []float32, dy, w Operand, lists *Lists, c, n,
 // WeightGradient sets the rows that the lists name of the weights' gradient of a location and group, or adds to them
 // when keep is set, to the products of their activation rows with dy (n, b). rows is K. scratch has room for
 // ScratchLen(n, b).
-func (k *Kernels) WeightGradient(dw, x Operand, lists *Lists, dy []float32, rows, n, b int, keep bool, scratch []float32) {
+func (k *Kernels) WeightGradient(dw, x Operand, lists *Lists, dy []float32, rows, n, b int, next Next, keep bool, scratch []float32) {
 	full := n - n%Tile
 	if full > 0 {
-		k.weightGradient(dw, x, &lists.Full, dy[:full*b], full, b, rows*Tile, keep, scratch)
+		k.weightGradient(dw, x, &lists.Full, dy[:full*b], full, b, rows*Tile, next, keep, scratch)
 	}
 	if n > full {
 		at := Operand{dw.Data, dw.At + full*rows}
-		k.weightGradient(at, x, &lists.Part, dy[full*b:n*b], n-full, b, 0, keep, scratch)
+		k.weightGradient(at, x, &lists.Part, dy[full*b:n*b], n-full, b, 0, next, keep, scratch)
 	}
 }
 
@@ -239,7 +239,7 @@ func (k *Kernels) Times(y []float32, m *Matrix, x []float32, lanes int) {
 	for at := 0; at < len(m.data); at += panel * m.Columns {
 		to := y[at/m.Columns*Tile:][:panel*Tile]
 		if k.byRows {
-			k.product(to, Tile, Operand{x, 0}, Operand{m.data, at}, &m.list, panel, 1, panel*m.Columns, lanes, true)
+			k.product(to, Tile, Operand{x, 0}, Operand{m.data, at}, &m.list, panel, 1, Next{0, panel * m.Columns}, lanes, true)
 		} else {
 			k.column(to, Operand{m.data, at}, Operand{x, 0}, &m.list, lanes, panel)
 		}

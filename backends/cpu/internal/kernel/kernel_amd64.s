@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// func productAVX512x4x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-72
+TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-80
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -15,75 +15,96 @@ TEXT ·productAVX512x4x4(SB), NOSPLIT, $0-72
 	MOVQ n+40(FP), DI
 	MOVQ step+48(FP), R8
 	MOVQ ahead+64(FP), R9
-	LEAQ (CX)(CX*2), R10
-	LEAQ (R8)(R8*2), R11
+	MOVQ further+72(FP), R10
+	ADDQ DX, R10
+	LEAQ (CX)(CX*2), R11
+	LEAQ (R8)(R8*2), R12
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
-	VXORPS  Z13, Z13, Z13
-	VXORPS  Z14, Z14, Z14
-	VXORPS  Z15, Z15, Z15
-	MOVQ    keep+56(FP), R12
-	CMPQ    R12, $0x00
-	JE      loop
-	VMOVUPS (AX), Z0
-	VMOVUPS 64(AX), Z1
-	VMOVUPS 128(AX), Z2
-	VMOVUPS 192(AX), Z3
-	VMOVUPS (AX)(CX*1), Z4
-	VMOVUPS 64(AX)(CX*1), Z5
-	VMOVUPS 128(AX)(CX*1), Z6
-	VMOVUPS 192(AX)(CX*1), Z7
-	VMOVUPS (AX)(CX*2), Z8
-	VMOVUPS 64(AX)(CX*2), Z9
-	VMOVUPS 128(AX)(CX*2), Z10
-	VMOVUPS 192(AX)(CX*2), Z11
-	VMOVUPS (AX)(R10*1), Z12
-	VMOVUPS 64(AX)(R10*1), Z13
-	VMOVUPS 128(AX)(R10*1), Z14
-	VMOVUPS 192(AX)(R10*1), Z15
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	PREFETCHT0 (AX)(CX*1)
+	PREFETCHT0 64(AX)(CX*1)
+	PREFETCHT0 128(AX)(CX*1)
+	PREFETCHT0 192(AX)(CX*1)
+	PREFETCHT0 (AX)(CX*2)
+	PREFETCHT0 64(AX)(CX*2)
+	PREFETCHT0 128(AX)(CX*2)
+	PREFETCHT0 192(AX)(CX*2)
+	PREFETCHT0 (AX)(R11*1)
+	PREFETCHT0 64(AX)(R11*1)
+	PREFETCHT0 128(AX)(R11*1)
+	PREFETCHT0 192(AX)(R11*1)
+	MOVQ       keep+56(FP), R13
+	CMPQ       R13, $0x00
+	JE         loop
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS    128(AX), Z2
+	VMOVUPS    192(AX), Z3
+	VMOVUPS    (AX)(CX*1), Z4
+	VMOVUPS    64(AX)(CX*1), Z5
+	VMOVUPS    128(AX)(CX*1), Z6
+	VMOVUPS    192(AX)(CX*1), Z7
+	VMOVUPS    (AX)(CX*2), Z8
+	VMOVUPS    64(AX)(CX*2), Z9
+	VMOVUPS    128(AX)(CX*2), Z10
+	VMOVUPS    192(AX)(CX*2), Z11
+	VMOVUPS    (AX)(R11*1), Z12
+	VMOVUPS    64(AX)(R11*1), Z13
+	VMOVUPS    128(AX)(R11*1), Z14
+	VMOVUPS    192(AX)(R11*1), Z15
 
 loop:
-	MOVLQSX      (SI), R12
-	MOVLQSX      4(SI), R13
-	LEAQ         (BX)(R13*4), R13
-	VMOVUPS      (DX)(R12*4), Z16
-	VMOVUPS      64(DX)(R12*4), Z17
-	VMOVUPS      128(DX)(R12*4), Z18
-	VMOVUPS      192(DX)(R12*4), Z19
-	LEAQ         (R13)(R9*1), R12
-	PREFETCHT0   (R12)
-	PREFETCHT0   (R12)(R8*1)
-	PREFETCHT0   (R12)(R8*2)
-	PREFETCHT0   (R12)(R11*1)
-	VBROADCASTSS (R13), Z20
+	MOVLQSX      (SI), R13
+	MOVLQSX      4(SI), R14
+	LEAQ         (BX)(R14*4), R14
+	VMOVUPS      (DX)(R13*4), Z16
+	VMOVUPS      64(DX)(R13*4), Z17
+	VMOVUPS      128(DX)(R13*4), Z18
+	VMOVUPS      192(DX)(R13*4), Z19
+	LEAQ         (R14)(R9*1), R15
+	PREFETCHT0   (R15)
+	PREFETCHT0   (R15)(R8*1)
+	PREFETCHT0   (R15)(R8*2)
+	PREFETCHT0   (R15)(R12*1)
+	PREFETCHT1   (R10)(R13*4)
+	VBROADCASTSS (R14), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R13)(R8*1), Z20
+	VBROADCASTSS (R14)(R8*1), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R13)(R8*2), Z20
+	VBROADCASTSS (R14)(R8*2), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R13)(R11*1), Z20
+	VBROADCASTSS (R14)(R12*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
@@ -103,16 +124,16 @@ loop:
 	VMOVUPS      Z9, 64(AX)(CX*2)
 	VMOVUPS      Z10, 128(AX)(CX*2)
 	VMOVUPS      Z11, 192(AX)(CX*2)
-	VMOVUPS      Z12, (AX)(R10*1)
-	VMOVUPS      Z13, 64(AX)(R10*1)
-	VMOVUPS      Z14, 128(AX)(R10*1)
-	VMOVUPS      Z15, 192(AX)(R10*1)
+	VMOVUPS      Z12, (AX)(R11*1)
+	VMOVUPS      Z13, 64(AX)(R11*1)
+	VMOVUPS      Z14, 128(AX)(R11*1)
+	VMOVUPS      Z15, 192(AX)(R11*1)
 	VZEROUPPER
 	RET
 
-// func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// func productAVX512x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-72
+TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-80
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -121,51 +142,64 @@ TEXT ·productAVX512x4x2(SB), NOSPLIT, $0-72
 	MOVQ n+40(FP), DI
 	MOVQ step+48(FP), R8
 	MOVQ ahead+64(FP), R9
-	LEAQ (CX)(CX*2), R10
-	LEAQ (R8)(R8*2), R11
+	MOVQ further+72(FP), R10
+	ADDQ DX, R10
+	LEAQ (CX)(CX*2), R11
+	LEAQ (R8)(R8*2), R12
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	MOVQ    keep+56(FP), R12
-	CMPQ    R12, $0x00
-	JE      loop
-	VMOVUPS (AX), Z0
-	VMOVUPS 64(AX), Z1
-	VMOVUPS (AX)(CX*1), Z2
-	VMOVUPS 64(AX)(CX*1), Z3
-	VMOVUPS (AX)(CX*2), Z4
-	VMOVUPS 64(AX)(CX*2), Z5
-	VMOVUPS (AX)(R10*1), Z6
-	VMOVUPS 64(AX)(R10*1), Z7
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 (AX)(CX*1)
+	PREFETCHT0 64(AX)(CX*1)
+	PREFETCHT0 (AX)(CX*2)
+	PREFETCHT0 64(AX)(CX*2)
+	PREFETCHT0 (AX)(R11*1)
+	PREFETCHT0 64(AX)(R11*1)
+	MOVQ       keep+56(FP), R13
+	CMPQ       R13, $0x00
+	JE         loop
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS    (AX)(CX*1), Z2
+	VMOVUPS    64(AX)(CX*1), Z3
+	VMOVUPS    (AX)(CX*2), Z4
+	VMOVUPS    64(AX)(CX*2), Z5
+	VMOVUPS    (AX)(R11*1), Z6
+	VMOVUPS    64(AX)(R11*1), Z7
 
 loop:
-	MOVLQSX      (SI), R12
-	MOVLQSX      4(SI), R13
-	LEAQ         (BX)(R13*4), R13
-	VMOVUPS      (DX)(R12*4), Z8
-	VMOVUPS      64(DX)(R12*4), Z9
-	LEAQ         (R13)(R9*1), R12
-	PREFETCHT0   (R12)
-	PREFETCHT0   (R12)(R8*1)
-	PREFETCHT0   (R12)(R8*2)
-	PREFETCHT0   (R12)(R11*1)
-	VBROADCASTSS (R13), Z10
+	MOVLQSX      (SI), R13
+	MOVLQSX      4(SI), R14
+	LEAQ         (BX)(R14*4), R14
+	VMOVUPS      (DX)(R13*4), Z8
+	VMOVUPS      64(DX)(R13*4), Z9
+	LEAQ         (R14)(R9*1), R15
+	PREFETCHT0   (R15)
+	PREFETCHT0   (R15)(R8*1)
+	PREFETCHT0   (R15)(R8*2)
+	PREFETCHT0   (R15)(R12*1)
+	PREFETCHT1   (R10)(R13*4)
+	VBROADCASTSS (R14), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS (R13)(R8*1), Z10
+	VBROADCASTSS (R14)(R8*1), Z10
 	VFMADD231PS  Z10, Z8, Z2
 	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS (R13)(R8*2), Z10
+	VBROADCASTSS (R14)(R8*2), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS (R13)(R11*1), Z10
+	VBROADCASTSS (R14)(R12*1), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
 	ADDQ         $0x08, SI
@@ -177,14 +211,14 @@ loop:
 	VMOVUPS      Z3, 64(AX)(CX*1)
 	VMOVUPS      Z4, (AX)(CX*2)
 	VMOVUPS      Z5, 64(AX)(CX*2)
-	VMOVUPS      Z6, (AX)(R10*1)
-	VMOVUPS      Z7, 64(AX)(R10*1)
+	VMOVUPS      Z6, (AX)(R11*1)
+	VMOVUPS      Z7, 64(AX)(R11*1)
 	VZEROUPPER
 	RET
 
-// func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
+// func productAVX512x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int, lanes int)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
-TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-80
+TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-88
 	MOVQ  y+0(FP), AX
 	MOVQ  ldy+8(FP), CX
 	MOVQ  x+16(FP), DX
@@ -193,43 +227,52 @@ TEXT ·productAVX512x4x1(SB), NOSPLIT, $0-80
 	MOVQ  n+40(FP), DI
 	MOVQ  step+48(FP), R8
 	MOVQ  ahead+64(FP), R9
-	MOVQ  lanes+72(FP), R10
-	MOVQ  $-1, R11
-	BZHIQ R10, R11, R11
-	KMOVW R11, K1
-	LEAQ  (CX)(CX*2), R10
-	LEAQ  (R8)(R8*2), R11
+	MOVQ  further+72(FP), R10
+	ADDQ  DX, R10
+	MOVQ  lanes+80(FP), R11
+	MOVQ  $-1, R12
+	BZHIQ R11, R12, R12
+	KMOVW R12, K1
+	LEAQ  (CX)(CX*2), R11
+	LEAQ  (R8)(R8*2), R12
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	MOVQ      keep+56(FP), R12
-	CMPQ      R12, $0x00
-	JE        loop
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z (AX)(CX*1), K1, Z1
-	VMOVUPS.Z (AX)(CX*2), K1, Z2
-	VMOVUPS.Z (AX)(R10*1), K1, Z3
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 (AX)(CX*1)
+	PREFETCHT0 (AX)(CX*2)
+	PREFETCHT0 (AX)(R11*1)
+	MOVQ       keep+56(FP), R13
+	CMPQ       R13, $0x00
+	JE         loop
+	VMOVUPS.Z  (AX), K1, Z0
+	VMOVUPS.Z  (AX)(CX*1), K1, Z1
+	VMOVUPS.Z  (AX)(CX*2), K1, Z2
+	VMOVUPS.Z  (AX)(R11*1), K1, Z3
 
 loop:
-	MOVLQSX      (SI), R12
-	MOVLQSX      4(SI), R13
-	LEAQ         (BX)(R13*4), R13
-	VMOVUPS.Z    (DX)(R12*4), K1, Z4
-	LEAQ         (R13)(R9*1), R12
-	PREFETCHT0   (R12)
-	PREFETCHT0   (R12)(R8*1)
-	PREFETCHT0   (R12)(R8*2)
-	PREFETCHT0   (R12)(R11*1)
-	VBROADCASTSS (R13), Z5
+	MOVLQSX      (SI), R13
+	MOVLQSX      4(SI), R14
+	LEAQ         (BX)(R14*4), R14
+	VMOVUPS.Z    (DX)(R13*4), K1, Z4
+	LEAQ         (R14)(R9*1), R15
+	PREFETCHT0   (R15)
+	PREFETCHT0   (R15)(R8*1)
+	PREFETCHT0   (R15)(R8*2)
+	PREFETCHT0   (R15)(R12*1)
+	PREFETCHT1   (R10)(R13*4)
+	VBROADCASTSS (R14), Z5
 	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS (R13)(R8*1), Z5
+	VBROADCASTSS (R14)(R8*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS (R13)(R8*2), Z5
+	VBROADCASTSS (R14)(R8*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R13)(R11*1), Z5
+	VBROADCASTSS (R14)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
 	ADDQ         $0x08, SI
 	DECQ         DI
@@ -237,13 +280,13 @@ loop:
 	VMOVUPS      Z0, K1, (AX)
 	VMOVUPS      Z1, K1, (AX)(CX*1)
 	VMOVUPS      Z2, K1, (AX)(CX*2)
-	VMOVUPS      Z3, K1, (AX)(R10*1)
+	VMOVUPS      Z3, K1, (AX)(R11*1)
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// func productAVX512x1x4(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-72
+TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-80
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -252,31 +295,40 @@ TEXT ·productAVX512x1x4(SB), NOSPLIT, $0-72
 	MOVQ n+40(FP), SI
 	MOVQ step+48(FP), DI
 	MOVQ ahead+64(FP), DI
+	MOVQ further+72(FP), R8
+	ADDQ CX, R8
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	MOVQ    keep+56(FP), R8
-	CMPQ    R8, $0x00
-	JE      loop
-	VMOVUPS (AX), Z0
-	VMOVUPS 64(AX), Z1
-	VMOVUPS 128(AX), Z2
-	VMOVUPS 192(AX), Z3
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	MOVQ       keep+56(FP), R9
+	CMPQ       R9, $0x00
+	JE         loop
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS    128(AX), Z2
+	VMOVUPS    192(AX), Z3
 
 loop:
-	MOVLQSX      (BX), R8
-	MOVLQSX      4(BX), R9
-	LEAQ         (DX)(R9*4), R9
-	VMOVUPS      (CX)(R8*4), Z4
-	VMOVUPS      64(CX)(R8*4), Z5
-	VMOVUPS      128(CX)(R8*4), Z6
-	VMOVUPS      192(CX)(R8*4), Z7
-	LEAQ         (R9)(DI*1), R8
-	PREFETCHT0   (R8)
-	VBROADCASTSS (R9), Z8
+	MOVLQSX      (BX), R9
+	MOVLQSX      4(BX), R10
+	LEAQ         (DX)(R10*4), R10
+	VMOVUPS      (CX)(R9*4), Z4
+	VMOVUPS      64(CX)(R9*4), Z5
+	VMOVUPS      128(CX)(R9*4), Z6
+	VMOVUPS      192(CX)(R9*4), Z7
+	LEAQ         (R10)(DI*1), R11
+	PREFETCHT0   (R11)
+	PREFETCHT1   (R8)(R9*4)
+	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
@@ -291,9 +343,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-72
+TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-80
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -302,25 +354,32 @@ TEXT ·productAVX512x1x2(SB), NOSPLIT, $0-72
 	MOVQ n+40(FP), SI
 	MOVQ step+48(FP), DI
 	MOVQ ahead+64(FP), DI
+	MOVQ further+72(FP), R8
+	ADDQ CX, R8
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	MOVQ    keep+56(FP), R8
-	CMPQ    R8, $0x00
-	JE      loop
-	VMOVUPS (AX), Z0
-	VMOVUPS 64(AX), Z1
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	MOVQ       keep+56(FP), R9
+	CMPQ       R9, $0x00
+	JE         loop
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
 
 loop:
-	MOVLQSX      (BX), R8
-	MOVLQSX      4(BX), R9
-	LEAQ         (DX)(R9*4), R9
-	VMOVUPS      (CX)(R8*4), Z2
-	VMOVUPS      64(CX)(R8*4), Z3
-	LEAQ         (R9)(DI*1), R8
-	PREFETCHT0   (R8)
-	VBROADCASTSS (R9), Z4
+	MOVLQSX      (BX), R9
+	MOVLQSX      4(BX), R10
+	LEAQ         (DX)(R10*4), R10
+	VMOVUPS      (CX)(R9*4), Z2
+	VMOVUPS      64(CX)(R9*4), Z3
+	LEAQ         (R10)(DI*1), R11
+	PREFETCHT0   (R11)
+	PREFETCHT1   (R8)(R9*4)
+	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z4, Z2, Z0
 	VFMADD231PS  Z4, Z3, Z1
 	ADDQ         $0x08, BX
@@ -331,9 +390,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
+// func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int, lanes int)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
-TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-80
+TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-88
 	MOVQ  y+0(FP), AX
 	MOVQ  ldy+8(FP), CX
 	MOVQ  x+16(FP), CX
@@ -342,26 +401,32 @@ TEXT ·productAVX512x1x1(SB), NOSPLIT, $0-80
 	MOVQ  n+40(FP), SI
 	MOVQ  step+48(FP), DI
 	MOVQ  ahead+64(FP), DI
-	MOVQ  lanes+72(FP), R8
-	MOVQ  $-1, R9
-	BZHIQ R8, R9, R9
-	KMOVW R9, K1
+	MOVQ  further+72(FP), R8
+	ADDQ  CX, R8
+	MOVQ  lanes+80(FP), R9
+	MOVQ  $-1, R10
+	BZHIQ R9, R10, R10
+	KMOVW R10, K1
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS    Z0, Z0, Z0
-	MOVQ      keep+56(FP), R8
-	CMPQ      R8, $0x00
-	JE        loop
-	VMOVUPS.Z (AX), K1, Z0
+	VXORPS Z0, Z0, Z0
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	MOVQ       keep+56(FP), R9
+	CMPQ       R9, $0x00
+	JE         loop
+	VMOVUPS.Z  (AX), K1, Z0
 
 loop:
-	MOVLQSX      (BX), R8
-	MOVLQSX      4(BX), R9
-	LEAQ         (DX)(R9*4), R9
-	VMOVUPS.Z    (CX)(R8*4), K1, Z1
-	LEAQ         (R9)(DI*1), R8
-	PREFETCHT0   (R8)
-	VBROADCASTSS (R9), Z2
+	MOVLQSX      (BX), R9
+	MOVLQSX      4(BX), R10
+	LEAQ         (DX)(R10*4), R10
+	VMOVUPS.Z    (CX)(R9*4), K1, Z1
+	LEAQ         (R10)(DI*1), R11
+	PREFETCHT0   (R11)
+	PREFETCHT1   (R8)(R9*4)
+	VBROADCASTSS (R10), Z2
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         $0x08, BX
 	DECQ         SI
@@ -572,56 +637,55 @@ loop:
 	VZEROUPPER
 	RET
 
-// func weightGradientAVX512x1(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, lanes int)
+// func weightGradientAVX512x1(dw *float32, x *float32, list *[2]int32, dy *float32, b int, further int, keep int, lanes int)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
-TEXT ·weightGradientAVX512x1(SB), NOSPLIT, $0-56
+TEXT ·weightGradientAVX512x1(SB), NOSPLIT, $0-64
 	MOVQ    x+8(FP), AX
 	MOVQ    list+16(FP), CX
 	MOVQ    dy+24(FP), DX
-	MOVQ    b+32(FP), BX
-	MOVLQSX (CX), SI
+	MOVLQSX (CX), BX
+	LEAQ    (AX)(BX*4), BX
+	MOVLQSX 8(CX), SI
 	LEAQ    (AX)(SI*4), SI
-	MOVLQSX 8(CX), DI
+	MOVLQSX 16(CX), DI
 	LEAQ    (AX)(DI*4), DI
-	MOVLQSX 16(CX), R8
+	MOVLQSX 24(CX), R8
 	LEAQ    (AX)(R8*4), R8
-	MOVLQSX 24(CX), R9
+	MOVLQSX 32(CX), R9
 	LEAQ    (AX)(R9*4), R9
-	MOVLQSX 32(CX), R10
+	MOVLQSX 40(CX), R10
 	LEAQ    (AX)(R10*4), R10
-	MOVLQSX 40(CX), R11
+	MOVLQSX 48(CX), R11
 	LEAQ    (AX)(R11*4), R11
-	MOVLQSX 48(CX), R12
+	MOVLQSX 56(CX), R12
 	LEAQ    (AX)(R12*4), R12
-	MOVLQSX 56(CX), R13
-	LEAQ    (AX)(R13*4), R13
 
 	// The rows to write are on their way while their sums are computed.
 	MOVQ       dw+0(FP), AX
-	MOVLQSX    4(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    12(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    20(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    28(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    36(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    44(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    52(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
-	MOVLQSX    60(CX), R14
-	LEAQ       (AX)(R14*4), R14
-	PREFETCHT0 (R14)
+	MOVLQSX    4(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    12(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    20(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    28(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    36(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    44(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    52(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
+	MOVLQSX    60(CX), R13
+	LEAQ       (AX)(R13*4), R13
+	PREFETCHT0 (R13)
 	VXORPS     Z0, Z0, Z0
 	VXORPS     Z1, Z1, Z1
 	VXORPS     Z2, Z2, Z2
@@ -630,28 +694,46 @@ TEXT ·weightGradientAVX512x1(SB), NOSPLIT, $0-56
 	VXORPS     Z5, Z5, Z5
 	VXORPS     Z6, Z6, Z6
 	VXORPS     Z7, Z7, Z7
+	MOVQ       further+40(FP), R13
 	XORQ       AX, AX
+
+line:
+	PREFETCHT1 (BX)(R13*4)
+	PREFETCHT1 (SI)(R13*4)
+	PREFETCHT1 (DI)(R13*4)
+	PREFETCHT1 (R8)(R13*4)
+	PREFETCHT1 (R9)(R13*4)
+	PREFETCHT1 (R10)(R13*4)
+	PREFETCHT1 (R11)(R13*4)
+	PREFETCHT1 (R12)(R13*4)
+	ADDQ       $0x10, R13
+	LEAQ       16(AX), R14
+	CMPQ       R14, b+32(FP)
+	JLE        loop
+	MOVQ       b+32(FP), R14
 
 loop:
 	VMOVUPS          (DX), Z8
-	VFMADD231PS.BCST (SI)(AX*4), Z8, Z0
-	VFMADD231PS.BCST (DI)(AX*4), Z8, Z1
-	VFMADD231PS.BCST (R8)(AX*4), Z8, Z2
-	VFMADD231PS.BCST (R9)(AX*4), Z8, Z3
-	VFMADD231PS.BCST (R10)(AX*4), Z8, Z4
-	VFMADD231PS.BCST (R11)(AX*4), Z8, Z5
-	VFMADD231PS.BCST (R12)(AX*4), Z8, Z6
-	VFMADD231PS.BCST (R13)(AX*4), Z8, Z7
+	VFMADD231PS.BCST (BX)(AX*4), Z8, Z0
+	VFMADD231PS.BCST (SI)(AX*4), Z8, Z1
+	VFMADD231PS.BCST (DI)(AX*4), Z8, Z2
+	VFMADD231PS.BCST (R8)(AX*4), Z8, Z3
+	VFMADD231PS.BCST (R9)(AX*4), Z8, Z4
+	VFMADD231PS.BCST (R10)(AX*4), Z8, Z5
+	VFMADD231PS.BCST (R11)(AX*4), Z8, Z6
+	VFMADD231PS.BCST (R12)(AX*4), Z8, Z7
 	ADDQ             $0x40, DX
 	INCQ             AX
-	CMPQ             AX, BX
+	CMPQ             AX, R14
 	JNE              loop
+	CMPQ             AX, b+32(FP)
+	JNE              line
 	MOVQ             dw+0(FP), AX
-	MOVQ             lanes+48(FP), DX
+	MOVQ             lanes+56(FP), DX
 	MOVQ             $-1, BX
 	BZHIQ            DX, BX, BX
 	KMOVW            BX, K1
-	MOVQ             keep+40(FP), DX
+	MOVQ             keep+48(FP), DX
 	CMPQ             DX, $0x00
 	JE               write
 
@@ -717,73 +799,72 @@ write:
 	VZEROUPPER
 	RET
 
-// func weightGradientAVX512x2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, dyTile int, dwTile int)
+// func weightGradientAVX512x2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, further int, keep int, dyTile int, dwTile int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·weightGradientAVX512x2(SB), NOSPLIT, $8-64
+TEXT ·weightGradientAVX512x2(SB), NOSPLIT, $0-72
 	MOVQ    x+8(FP), AX
 	MOVQ    list+16(FP), CX
 	MOVQ    dy+24(FP), DX
-	MOVQ    b+32(FP), BX
-	MOVQ    dyTile+48(FP), SI
-	MOVLQSX (CX), DI
+	MOVQ    dyTile+56(FP), BX
+	MOVLQSX (CX), SI
+	LEAQ    (AX)(SI*4), SI
+	MOVLQSX 8(CX), DI
 	LEAQ    (AX)(DI*4), DI
-	MOVLQSX 8(CX), R8
+	MOVLQSX 16(CX), R8
 	LEAQ    (AX)(R8*4), R8
-	MOVLQSX 16(CX), R9
+	MOVLQSX 24(CX), R9
 	LEAQ    (AX)(R9*4), R9
-	MOVLQSX 24(CX), R10
+	MOVLQSX 32(CX), R10
 	LEAQ    (AX)(R10*4), R10
-	MOVLQSX 32(CX), R11
+	MOVLQSX 40(CX), R11
 	LEAQ    (AX)(R11*4), R11
-	MOVLQSX 40(CX), R12
+	MOVLQSX 48(CX), R12
 	LEAQ    (AX)(R12*4), R12
-	MOVLQSX 48(CX), R13
+	MOVLQSX 56(CX), R13
 	LEAQ    (AX)(R13*4), R13
-	MOVLQSX 56(CX), R14
-	LEAQ    (AX)(R14*4), R14
 
 	// The rows to write are on their way while their sums are computed.
 	MOVQ       dw+0(FP), AX
-	MOVLQSX    4(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    12(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    20(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    28(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    36(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    44(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    52(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), BP
-	PREFETCHT0 (R15)(BP*1)
-	MOVLQSX    60(CX), R15
-	LEAQ       (AX)(R15*4), R15
-	PREFETCHT0 (R15)
-	MOVQ       dwTile+56(FP), AX
-	PREFETCHT0 (R15)(AX*1)
+	MOVLQSX    4(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    12(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    20(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    28(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    36(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    44(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    52(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), R15
+	PREFETCHT0 (R14)(R15*1)
+	MOVLQSX    60(CX), R14
+	LEAQ       (AX)(R14*4), R14
+	PREFETCHT0 (R14)
+	MOVQ       dwTile+64(FP), AX
+	PREFETCHT0 (R14)(AX*1)
 	VXORPS     Z0, Z0, Z0
 	VXORPS     Z1, Z1, Z1
 	VXORPS     Z2, Z2, Z2
@@ -800,42 +881,60 @@ TEXT ·weightGradientAVX512x2(SB), NOSPLIT, $8-64
 	VXORPS     Z13, Z13, Z13
 	VXORPS     Z14, Z14, Z14
 	VXORPS     Z15, Z15, Z15
+	MOVQ       further+40(FP), R14
 	XORQ       AX, AX
+
+line:
+	PREFETCHT1 (SI)(R14*4)
+	PREFETCHT1 (DI)(R14*4)
+	PREFETCHT1 (R8)(R14*4)
+	PREFETCHT1 (R9)(R14*4)
+	PREFETCHT1 (R10)(R14*4)
+	PREFETCHT1 (R11)(R14*4)
+	PREFETCHT1 (R12)(R14*4)
+	PREFETCHT1 (R13)(R14*4)
+	ADDQ       $0x10, R14
+	LEAQ       16(AX), R15
+	CMPQ       R15, b+32(FP)
+	JLE        loop
+	MOVQ       b+32(FP), R15
 
 loop:
 	VMOVUPS      (DX), Z16
-	VMOVUPS      (DX)(SI*1), Z17
-	VBROADCASTSS (DI)(AX*4), Z18
+	VMOVUPS      (DX)(BX*1), Z17
+	VBROADCASTSS (SI)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z1
-	VBROADCASTSS (R8)(AX*4), Z18
+	VBROADCASTSS (DI)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS (R9)(AX*4), Z18
+	VBROADCASTSS (R8)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z5
-	VBROADCASTSS (R10)(AX*4), Z18
+	VBROADCASTSS (R9)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS (R11)(AX*4), Z18
+	VBROADCASTSS (R10)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z9
-	VBROADCASTSS (R12)(AX*4), Z18
+	VBROADCASTSS (R11)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z10
 	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS (R13)(AX*4), Z18
+	VBROADCASTSS (R12)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z13
-	VBROADCASTSS (R14)(AX*4), Z18
+	VBROADCASTSS (R13)(AX*4), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
 	ADDQ         $0x40, DX
 	INCQ         AX
-	CMPQ         AX, BX
+	CMPQ         AX, R15
 	JNE          loop
+	CMPQ         AX, b+32(FP)
+	JNE          line
 	MOVQ         dw+0(FP), AX
-	MOVQ         dwTile+56(FP), DX
-	MOVQ         keep+40(FP), BX
+	MOVQ         dwTile+64(FP), DX
+	MOVQ         keep+48(FP), BX
 	CMPQ         BX, $0x00
 	JE           write
 
@@ -1817,43 +1916,60 @@ sum:
 	VZEROUPPER
 	RET
 
-// func transposeAVX512(dst *float32, src *float32, ld int)
-// Requires: AVX, AVX512F
-TEXT ·transposeAVX512(SB), NOSPLIT, $0-24
+// func transposeAVX512(dst *float32, src *float32, ld int, further int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·transposeAVX512(SB), NOSPLIT, $0-32
 	MOVQ       dst+0(FP), AX
 	MOVQ       src+8(FP), CX
 	MOVQ       ld+16(FP), DX
+	MOVQ       further+24(FP), BX
 	VMOVUPS    (CX), Z0
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z1
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z2
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z3
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z4
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z5
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z6
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z7
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z8
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z9
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z10
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z11
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z12
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z13
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z14
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Z15
+	PREFETCHT1 (CX)(BX*1)
 	VUNPCKLPS  Z1, Z0, Z16
 	VUNPCKHPS  Z1, Z0, Z0
 	VUNPCKLPS  Z3, Z2, Z1

@@ -255,6 +255,9 @@ func fieldLists(rows, activations []int, n int) *Lists {
 	return &Lists{NewList(full), NewList(part)}
 }
 
+// far is beyond any operand here: what is asked for early may not exist.
+var far = Next{1 << 20, 1 << 20}
+
 // forward compares Forward with the plain loop, and returns its result.
 func forward(r *trial, k *Kernels, rows, n, b int, keep bool) []float32 {
 	r.Helper()
@@ -270,7 +273,7 @@ func forward(r *trial, k *Kernels, rows, n, b int, keep bool) []float32 {
 			}
 		}
 	}
-	r.run(func() { k.Forward(y, x, w, fieldLists(used, at, n), rows, n, b, keep, scratch) })
+	r.run(func() { k.Forward(y, x, w, fieldLists(used, at, n), rows, n, b, far, keep, scratch) })
 	compare(r, "y", y, want.value, want.bound)
 	return y
 }
@@ -306,7 +309,7 @@ func weightGradient(r *trial, k *Kernels, rows, n, b int, keep bool) []float32 {
 			}
 		}
 	}
-	r.run(func() { k.WeightGradient(dw, x, fieldLists(used, at, n), dy, rows, n, b, keep, scratch) })
+	r.run(func() { k.WeightGradient(dw, x, fieldLists(used, at, n), dy, rows, n, b, far, keep, scratch) })
 	got := make([]float32, len(named))
 	for i, p := range named {
 		got[i], dw.Data[p] = dw.Data[p], was[p]
@@ -345,7 +348,7 @@ func inputGradient(r *trial, k *Kernels, uses, c, n, b int, keep bool) []float32
 			}
 		}
 	}
-	r.run(func() { k.InputGradient(dx, dy, w, &Lists{NewList(full), NewList(part)}, c, n, b, keep) })
+	r.run(func() { k.InputGradient(dx, dy, w, &Lists{NewList(full), NewList(part)}, c, n, b, far, keep) })
 	compare(r, "dx", dx, want.value, want.bound)
 	return dx
 }
@@ -436,7 +439,7 @@ func product(r *trial, k *Kernels, rows, n, terms, step, gap int, keep bool) {
 		}
 	}
 	list := NewList(pairs)
-	r.run(func() { k.product(y, ldy, x, w, &list, rows, step, terms*Tile, n, keep) })
+	r.run(func() { k.product(y, ldy, x, w, &list, rows, step, far, n, keep) })
 	for t := range rows {
 		lo, hi := t*ldy, t*ldy+n
 		compare(r, "y", y[lo:hi], want.value[lo:hi], func(i int) float64 { return want.bound(lo + i) })
@@ -580,19 +583,19 @@ func TestOutOfRange(t *testing.T) {
 						y := into[float32](r, n*b-bad.y)
 						x, w := from[float32](r, rows*b-bad.x), from[float32](r, rows*n-bad.w)
 						scratch := into[float32](r, ThinScratchLen)
-						return func() { k.Forward(y, Operand{x, 0}, Operand{w, 0}, bad.lists, rows, n, b, false, scratch) }
+						return func() { k.Forward(y, Operand{x, 0}, Operand{w, 0}, bad.lists, rows, n, b, far, false, scratch) }
 					},
 					func(r *trial) func() {
 						dw, scratch := into[float32](r, rows*n-bad.w), into[float32](r, ScratchLen(n, b)-bad.spare)
 						x, dy := from[float32](r, rows*b-bad.x), from[float32](r, n*b-bad.y)
 						return func() {
-							k.WeightGradient(Operand{dw, 0}, Operand{x, 0}, bad.lists, dy, rows, n, b, false, scratch)
+							k.WeightGradient(Operand{dw, 0}, Operand{x, 0}, bad.lists, dy, rows, n, b, far, false, scratch)
 						}
 					},
 					func(r *trial) func() { // the last weight is that of the last row for the last of c input channels
 						dx := into[float32](r, c*b-bad.y)
 						dy, w := from[float32](r, rows*b-bad.x), from[float32](r, (rows+c-2)*Tile+1-bad.w)
-						return func() { k.InputGradient(dx, Operand{dy, 0}, Operand{w, 0}, good, c, n, b, false) }
+						return func() { k.InputGradient(dx, Operand{dy, 0}, Operand{w, 0}, good, c, n, b, far, false) }
 					},
 				} {
 					want := bad.name != "all fits"

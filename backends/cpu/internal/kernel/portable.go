@@ -9,7 +9,7 @@ func portable() *Kernels {
 	}
 }
 
-func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step, _, n int, keep bool) {
+func productGo(y []float32, ldy int, x, w Operand, list *List, rows, step int, _ Next, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	clearRows(y, ldy, rows, n, keep)
 	row := func(p Pair) []float32 {
@@ -50,7 +50,7 @@ func columnGo(y []float32, x, w Operand, list *List, lanes, images int) {
 	}
 }
 
-func weightGradientGo(dw, x Operand, list *List, dy []float32, n, b, tileSize int, keep bool, _ []float32) {
+func weightGradientGo(dw, x Operand, list *List, dy []float32, n, b, tileSize int, _ Next, keep bool, _ []float32) {
 	width := min(n, Tile)
 	list.check(x.Data, x.At, b, dw.Data, dw.At, (n-1)/Tile*tileSize+width)
 	for _, p := range list.Pairs {

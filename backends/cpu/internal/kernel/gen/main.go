@@ -138,8 +138,8 @@ func product(s isa, rows, vectors int) {
 	args, units := "y *float32, ldy int, x, w *float32, list *[2]int32, n, step, keep int", "ldy and step in bytes."
 	early := s.width() == 16 // with vectors of 8 the other instructions take as long as the multiply-adds already
 	if early {
-		args += ", ahead int"
-		units = "ldy, step and ahead in bytes. The weights that lie ahead are asked for."
+		args += ", ahead, further int"
+		units = "ldy, step, ahead and further in bytes. The weights that lie ahead and the activations that lie further are asked for."
 	}
 	if masked {
 		args += ", lanes int"
@@ -155,9 +155,10 @@ func product(s isa, rows, vectors int) {
 	list := arg("list")
 	n := arg("n")
 	step := arg("step")
-	var ahead GPVirtual
+	var ahead, further GPVirtual
 	if early {
-		ahead = arg("ahead")
+		ahead, further = arg("ahead"), arg("further")
+		ADDQ(x, further)
 	}
 	var mask Op
 	if masked {
@@ -186,6 +187,14 @@ func product(s isa, rows, vectors int) {
 			acc[t] = append(acc[t], zero(s.vector()))
 		}
 	}
+	if early {
+		Comment("y is on its way while the sums are computed.")
+		for t := range acc {
+			for v := range vectors {
+				PREFETCHT0(row(y, ldy, ldy3, t).Offset(4 * s.width() * v))
+			}
+		}
+	}
 	CMPQ(arg("keep"), Imm(0))
 	JE(LabelRef("loop"))
 	for t := range acc {
@@ -209,6 +218,7 @@ func product(s isa, rows, vectors int) {
 		for t := range rows {
 			PREFETCHT0(row(next, step, step3, t))
 		}
+		PREFETCHT1(Mem{Base: further, Index: xo, Scale: 4})
 	}
 	b := s.vector()
 	for t := range rows {
@@ -231,17 +241,16 @@ func product(s isa, rows, vectors int) {
 
 // weightGradient512 handles eight rows at a time, by one tile of up to 16 output channels or two full ones.
 func weightGradient512(tiles int) {
-	args, lanes := "dw, x *float32, list *[2]int32, dy *float32, b, keep, lanes int", "lanes ≤ 16"
+	args, lanes := "dw, x *float32, list *[2]int32, dy *float32, b, further, keep, lanes int", "lanes ≤ 16"
 	if tiles == 2 {
-		args, lanes = "dw, x *float32, list *[2]int32, dy *float32, b, keep, dyTile, dwTile int", "16"
+		args, lanes = "dw, x *float32, list *[2]int32, dy *float32, b, further, keep, dyTile, dwTile int", "16"
 	}
 	TEXT(fmt.Sprintf("weightGradientAVX512x%d", tiles), NOSPLIT, "func("+args+")")
-	Doc(fmt.Sprintf("weightGradientAVX512x%d is dw[list[i][1] + u*dwTile + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[u*dyTile + 16b+j] for i < 8, u < %d, j < %s; b > 0, keep 0 or 1; dyTile and dwTile in bytes. Rows may be the same.", tiles, tiles, lanes))
+	Doc(fmt.Sprintf("weightGradientAVX512x%d is dw[list[i][1] + u*dwTile + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[u*dyTile + 16b+j] for i < 8, u < %d, j < %s; b > 0, keep 0 or 1; dyTile and dwTile in bytes, further in elements. The activations that lie further are asked for. Rows may be the same.", tiles, tiles, lanes))
 	Pragma("noescape")
 	x := arg("x")
 	list := arg("list")
 	dy := arg("dy")
-	n := arg("b")
 	var dyTile GPVirtual
 	if tiles == 2 {
 		dyTile = arg("dyTile")
@@ -269,8 +278,17 @@ func weightGradient512(tiles int) {
 			acc[i] = append(acc[i], zero(ZMM()))
 		}
 	}
-	b := GP64()
+	b, further, end := GP64(), arg("further"), GP64()
 	XORQ(b, b)
+	Label("line")
+	for i := range px {
+		PREFETCHT1(Mem{Base: px[i], Index: further, Scale: 4})
+	}
+	ADDQ(Imm(16), further)
+	LEAQ(Mem{Base: b, Disp: 16}, end)
+	CMPQ(end, NewParamAddr("b", 32))
+	JLE(LabelRef("loop"))
+	MOVQ(NewParamAddr("b", 32), end)
 	Label("loop")
 	g := []VecVirtual{ZMM(), ZMM()}
 	VMOVUPS(Mem{Base: dy}, g[0])
@@ -290,8 +308,10 @@ func weightGradient512(tiles int) {
 	}
 	ADDQ(Imm(64), dy)
 	INCQ(b)
-	CMPQ(b, n)
+	CMPQ(b, end)
 	JNE(LabelRef("loop"))
+	CMPQ(b, NewParamAddr("b", 32))
+	JNE(LabelRef("line"))
 	dw := arg("dw")
 	var dwTile GPVirtual
 	var mask Op
@@ -498,16 +518,18 @@ func column2(images int) {
 
 // transpose512 turns a block of 16 by 16: pairs, quadruples, then the 128-bit lanes.
 func transpose512() {
-	TEXT("transposeAVX512", NOSPLIT, "func(dst, src *float32, ld int)")
-	Doc("transposeAVX512 is dst[16b+j] = src[j*ld+b] for b, j < 16; ld in bytes.")
+	TEXT("transposeAVX512", NOSPLIT, "func(dst, src *float32, ld, further int)")
+	Doc("transposeAVX512 is dst[16b+j] = src[j*ld+b] for b, j < 16; ld and further in bytes. What lies further than src is asked for.")
 	Pragma("noescape")
 	dst := arg("dst")
 	src := arg("src")
 	ld := arg("ld")
+	further := arg("further")
 	r := make([]VecVirtual, 16)
 	for j := range r {
 		r[j] = ZMM()
 		VMOVUPS(Mem{Base: src}, r[j])
+		PREFETCHT1(Mem{Base: src, Index: further, Scale: 1})
 		if j < 15 {
 			ADDQ(ld, src)
 		}
