@@ -40,6 +40,8 @@ type engine struct {
 	gradient []float64   // of the loss, by one image's logits
 	updater  updater
 	onUpdate workers.Task
+	images   core.Batch // on their way into their place
+	onImages workers.Task
 
 	broadcast *broadcast // nil: errors go back through the weights
 }
@@ -88,7 +90,7 @@ func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*e
 		net: n, opt: o, learns: learns, kernels: k, plan: makePlan(n, o, threads), byNode: make([][]*param, len(n.Nodes)),
 		spoiled: make([]atomic.Bool, len(n.Nodes)),
 	}
-	e.onUpdate = e.updatePart
+	e.onUpdate, e.onImages = e.updatePart, e.imagesPart
 	for i, v := range n.Nodes {
 		for _, q := range v.Params {
 			e.byNode[i] = append(e.byNode[i], newParam(v, i, q))
@@ -294,8 +296,16 @@ func (e *engine) forward(x core.Batch, train bool) pass {
 // begin puts the images in place.
 func (e *engine) begin(x core.Batch, train bool) pass {
 	p := pass{engine: e, n: x.N, train: train}
-	batchInnermost(p.out(0), x.Pixels, x.N, e.net.Input().Len())
+	e.images = x
+	e.pool.Run(e.net.Input().Len(), e.onImages)
+	e.images = core.Batch{}
 	return p
+}
+
+// imagesPart puts some of their numbers in place.
+func (e *engine) imagesPart(_, lo, hi int) {
+	n, x := e.net.Input().Len(), e.images
+	someInnermost(e.bufs[e.plan.out[0]][:x.N*n], x.Pixels, x.N, n, lo, hi)
 }
 
 // readLogits copies the last node's activation, (classes, B), to (B, classes).

@@ -112,9 +112,14 @@ const tile = 32
 
 // batchInnermost copies (B, elements) to (elements, B).
 func batchInnermost(dst, src []float32, batch, elements int) {
+	someInnermost(dst, src, batch, elements, 0, elements)
+}
+
+// someInnermost does it for elements lo…hi-1.
+func someInnermost(dst, src []float32, batch, elements, lo, hi int) {
 	for b0 := 0; b0 < batch; b0 += tile {
-		for e0 := 0; e0 < elements; e0 += tile {
-			for e := e0; e < min(e0+tile, elements); e++ {
+		for e0 := lo; e0 < hi; e0 += tile {
+			for e := e0; e < min(e0+tile, hi); e++ {
 				for b := b0; b < min(b0+tile, batch); b++ {
 					dst[e*batch+b] = src[b*elements+e]
 				}

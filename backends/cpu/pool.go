@@ -74,6 +74,7 @@ func (l *maxPool) backwardPart(_, lo, hi int) {
 // avgPool is the mean over all positions, summed in float64.
 type avgPool struct {
 	base
+	sums []float64 // by channel and image
 
 	onForward, onBackward workers.Task
 }
@@ -91,17 +92,19 @@ func (l *avgPool) rows() int { return l.v.In.C * l.n }
 
 func (l *avgPool) forward(p pass) {
 	l.pass = p
+	if len(l.sums) < l.rows() {
+		l.sums = make([]float64, l.rows())
+	}
 	p.pool.Run(l.rows(), l.onForward)
 }
 
 func (l *avgPool) forwardPart(_, lo, hi int) {
 	x, y := l.in(0), l.out(l.node)
-	for r := lo; r < hi; r++ {
-		s := 0.0
-		for position := range l.positions() {
-			s += float64(x[position*l.rows()+r])
-		}
-		y[r] = float32(s / float64(l.positions()))
+	sums := l.sums[lo:hi]
+	clear(sums)
+	l.kernels.AddRows(sums, x[lo:], l.rows(), l.positions())
+	for i, s := range sums {
+		y[lo+i] = float32(s / float64(l.positions()))
 	}
 }
 

@@ -96,26 +96,31 @@ func (s vectors) broadcast(m Mem) VecVirtual {
 	return r
 }
 
-// doubles are the sums of a channel in float64: eight lanes.
+// doubles are the sums of a channel in float64, eight lanes: two vectors of four, or two of eight that are added up at
+// the end, so that neither half of a vector of floats waits for the other.
 type doubles struct {
 	s vectors
-	r []VecVirtual // one of eight lanes, or two of four
+	r [2]VecVirtual
 }
 
 func (s vectors) loadDoubles(m Mem) doubles {
-	d := doubles{s: s}
-	for u := range 16 / s.width() {
-		r := s.vector()
-		VMOVUPD(m.Offset(32*u), r)
-		d.r = append(d.r, r)
+	d := doubles{s, [2]VecVirtual{s.vector(), s.vector()}}
+	VMOVUPD(m, d.r[0])
+	if s.width() == 16 {
+		zero(d.r[1])
+	} else {
+		VMOVUPD(m.Offset(32), d.r[1])
 	}
 	return d
 }
 
 func (d doubles) store(m Mem) {
-	for u, r := range d.r {
-		VMOVUPD(r, m.Offset(32*u))
+	if d.s.width() == 16 {
+		VADDPD(d.r[1], d.r[0], d.r[0])
+	} else {
+		VMOVUPD(d.r[1], m.Offset(32))
 	}
+	VMOVUPD(d.r[0], m)
 }
 
 // widen converts a vector of floats to two of doubles.
@@ -135,17 +140,15 @@ func (s vectors) widen(v VecVirtual) [2]VecVirtual {
 	return [2]VecVirtual{lo, hi}
 }
 
-// add adds two vectors of doubles; with eight lanes both go into the same.
 func (d doubles) add(v [2]VecVirtual) {
-	for u := range 2 {
-		r := d.r[u%len(d.r)]
+	for u, r := range d.r {
 		VADDPD(v[u], r, r)
 	}
 }
 
 func (d doubles) addProduct(v, w [2]VecVirtual) {
-	for u := range 2 {
-		VFMADD231PD(v[u], w[u], d.r[u%len(d.r)])
+	for u, r := range d.r {
+		VFMADD231PD(v[u], w[u], r)
 	}
 }
 
@@ -497,11 +500,10 @@ func means(s vectors) {
 			VMOVUPS(f, half)
 			VCVTPS2PD(f, back)
 		}
-		at := u % len(cross.r)
-		VFMADD231PD(m, back, cross.r[at])
-		VFMADD231PD(m, m, before.r[at])
+		VFMADD231PD(m, back, cross.r[u])
+		VFMADD231PD(m, m, before.r[u])
 		VSUBPD(m, back, back)
-		VFMADD231PD(back, back, diff.r[at])
+		VFMADD231PD(back, back, diff.r[u])
 	}
 	ADDQ(Imm(uint64(4*s.width())), dst)
 	ADDQ(Imm(uint64(8*s.width())), sums)
@@ -521,26 +523,40 @@ func notFinite(s vectors) {
 	Doc("differences" + s.name() + " is Σ (x - x): 0 when all numbers are finite, NaN otherwise; n is a multiple of 16.")
 	Pragma("noescape")
 	x, n := arg("x"), arg("n")
-	acc := zero(s.vector())
-	Label("loop")
+	acc := [4]VecVirtual{}
+	for i := range acc {
+		acc[i] = zero(s.vector())
+	}
+	differences := func(acc []VecVirtual) {
+		for i, r := range acc {
+			v := s.vector()
+			VMOVUPS(Mem{Base: x, Disp: 4 * s.width() * i}, v)
+			VSUBPS(v, v, v)
+			VADDPS(v, r, r)
+		}
+		ADDQ(U32(4*s.width()*len(acc)), x)
+		SUBQ(Imm(uint64(s.width()*len(acc))), n)
+	}
+	Label("fours")
+	CMPQ(n, Imm(uint64(s.width()*len(acc))))
+	JLT(LabelRef("rest"))
+	differences(acc[:])
+	JMP(LabelRef("fours"))
+	Label("rest")
 	TESTQ(n, n)
 	JE(LabelRef("done"))
-	v := s.vector()
-	VMOVUPS(Mem{Base: x}, v)
-	VSUBPS(v, v, v)
-	VADDPS(v, acc, acc)
-	ADDQ(Imm(uint64(4*s.width())), x)
-	SUBQ(Imm(uint64(s.width())), n)
-	JMP(LabelRef("loop"))
+	differences(acc[:1])
+	JMP(LabelRef("rest"))
 	Label("done")
+	addAll(acc[:])
 	if s.width() == 16 {
 		h := YMM()
-		VEXTRACTF64X4(Imm(1), acc, h)
-		VADDPS(acc.AsY(), h, acc.AsY())
+		VEXTRACTF64X4(Imm(1), acc[0], h)
+		VADDPS(acc[0].AsY(), h, acc[0].AsY())
 	}
 	h := XMM()
-	VEXTRACTF128(Imm(1), acc.AsY(), h)
-	VADDPS(acc.AsX(), h, h)
+	VEXTRACTF128(Imm(1), acc[0].AsY(), h)
+	VADDPS(acc[0].AsX(), h, h)
 	t := XMM()
 	VMOVHLPS(h, h, t)
 	VADDPS(t, h, h)
