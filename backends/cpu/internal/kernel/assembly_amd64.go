@@ -26,6 +26,17 @@ func assembly() []*Kernels {
 	return versions
 }
 
+// weights is how far the weights lie that will be wanted after those of four rows from t on.
+func (n Next) weights(rows, t, step int) int {
+	switch {
+	case step == 1 && t > 0: // all rows have theirs in the lines that the first four have asked for
+		return 0
+	case step > 1 && rows-t > 4:
+		return 4 * step
+	}
+	return n.W - t*step
+}
+
 func product512(y []float32, ldy int, x, w Operand, list *List, rows, step int, next Next, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
@@ -40,14 +51,7 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step int, 
 		for t := 0; t < rows; {
 			yp, wp := &y[t*ldy+lo], at(w, t*step)
 			four := rows-t >= 4
-			ahead := next.W
-			switch {
-			case step == 1: // all rows have their weights in one line
-			case rows-t > 4:
-				ahead = 4 * step
-			default:
-				ahead -= t * step
-			}
+			ahead := next.weights(rows, t, step)
 			further := (next.X + t/4%4*16) * size // each four rows ask for another line of the four
 			switch {
 			case left >= 64 && four:
@@ -80,7 +84,7 @@ func product512(y []float32, ldy int, x, w Operand, list *List, rows, step int, 
 	}
 }
 
-func product2(y []float32, ldy int, x, w Operand, list *List, rows, step int, _ Next, n int, keep bool) {
+func product2(y []float32, ldy int, x, w Operand, list *List, rows, step int, next Next, n int, keep bool) {
 	list.check(x.Data, x.At, n, w.Data, w.At, (rows-1)*step+1)
 	_ = y[(rows-1)*ldy+n-1]
 	if len(list.Pairs) == 0 {
@@ -94,15 +98,19 @@ func product2(y []float32, ldy int, x, w Operand, list *List, rows, step int, _ 
 		for t := 0; t < rows; {
 			yp, wp := &y[t*ldy+lo], at(w, t*step)
 			four := rows-t >= 4
+			ahead := 0
+			if lo == 0 { // those of the other images find them in the cache
+				ahead = next.weights(rows, t, step)
+			}
 			switch {
 			case left >= 16 && four:
-				productAVX2x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
+				productAVX2x4x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
 			case left >= 16:
-				productAVX2x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep))
+				productAVX2x1x2(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size)
 			case four:
-				productAVX2x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 8))
+				productAVX2x4x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, min(left, 8))
 			default:
-				productAVX2x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), min(left, 8))
+				productAVX2x1x1(yp, ldy*size, xp, wp, pairs, count, step*size, flag(keep), ahead*size, min(left, 8))
 			}
 			if four {
 				t += 4
@@ -200,13 +208,13 @@ func weightGradient2(dw, x Operand, list *List, dy []float32, n, b, tileSize int
 		weightGradientGo(dw, x, list, dy, n, b, tileSize, next, keep, scratch)
 		return
 	}
-	packed := pack(scratch, dy, n, b, 8, transposeAVX2)
+	packed := pack(scratch, dy, n, b, 8, func(dst, src *float32, ld int) { transposeAVX2(dst, src, ld, n*b*size) })
 	xp := at(x, 0)
 	padded := list.Pairs[:(len(list.Pairs)+3)/4*4]
 	for tile := 0; tile*Tile < n; tile++ {
 		wp, gp := at(dw, tile*tileSize), &packed[tile*Tile*b]
 		for i := 0; i < len(padded); i += 4 {
-			weightGradientAVX2(wp, xp, &padded[i], gp, b, flag(keep), width)
+			weightGradientAVX2(wp, xp, &padded[i], gp, b, next.X, flag(keep), width)
 		}
 	}
 }

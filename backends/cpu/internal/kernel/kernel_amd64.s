@@ -79,36 +79,36 @@ loop:
 	MOVLQSX      (SI), R13
 	MOVLQSX      4(SI), R14
 	LEAQ         (BX)(R14*4), R14
-	VMOVUPS      (DX)(R13*4), Z16
-	VMOVUPS      64(DX)(R13*4), Z17
-	VMOVUPS      128(DX)(R13*4), Z18
-	VMOVUPS      192(DX)(R13*4), Z19
+	VMOVUPS      (DX)(R13*4), Z17
+	VMOVUPS      64(DX)(R13*4), Z18
+	VMOVUPS      128(DX)(R13*4), Z19
+	VMOVUPS      192(DX)(R13*4), Z20
 	LEAQ         (R14)(R9*1), R15
 	PREFETCHT0   (R15)
 	PREFETCHT0   (R15)(R8*1)
 	PREFETCHT0   (R15)(R8*2)
 	PREFETCHT0   (R15)(R12*1)
 	PREFETCHT1   (R10)(R13*4)
-	VBROADCASTSS (R14), Z20
-	VFMADD231PS  Z20, Z16, Z0
-	VFMADD231PS  Z20, Z17, Z1
-	VFMADD231PS  Z20, Z18, Z2
-	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R14)(R8*1), Z20
-	VFMADD231PS  Z20, Z16, Z4
-	VFMADD231PS  Z20, Z17, Z5
-	VFMADD231PS  Z20, Z18, Z6
-	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R14)(R8*2), Z20
-	VFMADD231PS  Z20, Z16, Z8
-	VFMADD231PS  Z20, Z17, Z9
-	VFMADD231PS  Z20, Z18, Z10
-	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R14)(R12*1), Z20
-	VFMADD231PS  Z20, Z16, Z12
-	VFMADD231PS  Z20, Z17, Z13
-	VFMADD231PS  Z20, Z18, Z14
-	VFMADD231PS  Z20, Z19, Z15
+	VBROADCASTSS (R14), Z16
+	VFMADD231PS  Z16, Z17, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z16, Z20, Z3
+	VBROADCASTSS (R14)(R8*1), Z16
+	VFMADD231PS  Z16, Z17, Z4
+	VFMADD231PS  Z16, Z18, Z5
+	VFMADD231PS  Z16, Z19, Z6
+	VFMADD231PS  Z16, Z20, Z7
+	VBROADCASTSS (R14)(R8*2), Z16
+	VFMADD231PS  Z16, Z17, Z8
+	VFMADD231PS  Z16, Z18, Z9
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z16, Z20, Z11
+	VBROADCASTSS (R14)(R12*1), Z16
+	VFMADD231PS  Z16, Z17, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z16, Z19, Z14
+	VFMADD231PS  Z16, Z20, Z15
 	ADDQ         $0x08, SI
 	DECQ         DI
 	JNE          loop
@@ -182,26 +182,26 @@ loop:
 	MOVLQSX      (SI), R13
 	MOVLQSX      4(SI), R14
 	LEAQ         (BX)(R14*4), R14
-	VMOVUPS      (DX)(R13*4), Z8
-	VMOVUPS      64(DX)(R13*4), Z9
+	VMOVUPS      (DX)(R13*4), Z9
+	VMOVUPS      64(DX)(R13*4), Z10
 	LEAQ         (R14)(R9*1), R15
 	PREFETCHT0   (R15)
 	PREFETCHT0   (R15)(R8*1)
 	PREFETCHT0   (R15)(R8*2)
 	PREFETCHT0   (R15)(R12*1)
 	PREFETCHT1   (R10)(R13*4)
-	VBROADCASTSS (R14), Z10
-	VFMADD231PS  Z10, Z8, Z0
-	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS (R14)(R8*1), Z10
-	VFMADD231PS  Z10, Z8, Z2
-	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS (R14)(R8*2), Z10
-	VFMADD231PS  Z10, Z8, Z4
-	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS (R14)(R12*1), Z10
-	VFMADD231PS  Z10, Z8, Z6
-	VFMADD231PS  Z10, Z9, Z7
+	VBROADCASTSS (R14), Z8
+	VFMADD231PS  Z8, Z9, Z0
+	VFMADD231PS  Z8, Z10, Z1
+	VBROADCASTSS (R14)(R8*1), Z8
+	VFMADD231PS  Z8, Z9, Z2
+	VFMADD231PS  Z8, Z10, Z3
+	VBROADCASTSS (R14)(R8*2), Z8
+	VFMADD231PS  Z8, Z9, Z4
+	VFMADD231PS  Z8, Z10, Z5
+	VBROADCASTSS (R14)(R12*1), Z8
+	VFMADD231PS  Z8, Z9, Z6
+	VFMADD231PS  Z8, Z10, Z7
 	ADDQ         $0x08, SI
 	DECQ         DI
 	JNE          loop
@@ -259,21 +259,21 @@ loop:
 	MOVLQSX      (SI), R13
 	MOVLQSX      4(SI), R14
 	LEAQ         (BX)(R14*4), R14
-	VMOVUPS.Z    (DX)(R13*4), K1, Z4
+	VMOVUPS.Z    (DX)(R13*4), K1, Z5
 	LEAQ         (R14)(R9*1), R15
 	PREFETCHT0   (R15)
 	PREFETCHT0   (R15)(R8*1)
 	PREFETCHT0   (R15)(R8*2)
 	PREFETCHT0   (R15)(R12*1)
 	PREFETCHT1   (R10)(R13*4)
-	VBROADCASTSS (R14), Z5
-	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS (R14)(R8*1), Z5
-	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS (R14)(R8*2), Z5
-	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R14)(R12*1), Z5
-	VFMADD231PS  Z5, Z4, Z3
+	VBROADCASTSS (R14), Z4
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (R14)(R8*1), Z4
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (R14)(R8*2), Z4
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (R14)(R12*1), Z4
+	VFMADD231PS  Z4, Z5, Z3
 	ADDQ         $0x08, SI
 	DECQ         DI
 	JNE          loop
@@ -321,18 +321,18 @@ loop:
 	MOVLQSX      (BX), R9
 	MOVLQSX      4(BX), R10
 	LEAQ         (DX)(R10*4), R10
-	VMOVUPS      (CX)(R9*4), Z4
-	VMOVUPS      64(CX)(R9*4), Z5
-	VMOVUPS      128(CX)(R9*4), Z6
-	VMOVUPS      192(CX)(R9*4), Z7
+	VMOVUPS      (CX)(R9*4), Z5
+	VMOVUPS      64(CX)(R9*4), Z6
+	VMOVUPS      128(CX)(R9*4), Z7
+	VMOVUPS      192(CX)(R9*4), Z8
 	LEAQ         (R10)(DI*1), R11
 	PREFETCHT0   (R11)
 	PREFETCHT1   (R8)(R9*4)
-	VBROADCASTSS (R10), Z8
-	VFMADD231PS  Z8, Z4, Z0
-	VFMADD231PS  Z8, Z5, Z1
-	VFMADD231PS  Z8, Z6, Z2
-	VFMADD231PS  Z8, Z7, Z3
+	VBROADCASTSS (R10), Z4
+	VFMADD231PS  Z4, Z5, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z4, Z8, Z3
 	ADDQ         $0x08, BX
 	DECQ         SI
 	JNE          loop
@@ -374,14 +374,14 @@ loop:
 	MOVLQSX      (BX), R9
 	MOVLQSX      4(BX), R10
 	LEAQ         (DX)(R10*4), R10
-	VMOVUPS      (CX)(R9*4), Z2
-	VMOVUPS      64(CX)(R9*4), Z3
+	VMOVUPS      (CX)(R9*4), Z3
+	VMOVUPS      64(CX)(R9*4), Z4
 	LEAQ         (R10)(DI*1), R11
 	PREFETCHT0   (R11)
 	PREFETCHT1   (R8)(R9*4)
-	VBROADCASTSS (R10), Z4
-	VFMADD231PS  Z4, Z2, Z0
-	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSS (R10), Z2
+	VFMADD231PS  Z2, Z3, Z0
+	VFMADD231PS  Z2, Z4, Z1
 	ADDQ         $0x08, BX
 	DECQ         SI
 	JNE          loop
@@ -422,12 +422,12 @@ loop:
 	MOVLQSX      (BX), R9
 	MOVLQSX      4(BX), R10
 	LEAQ         (DX)(R10*4), R10
-	VMOVUPS.Z    (CX)(R9*4), K1, Z1
+	VMOVUPS.Z    (CX)(R9*4), K1, Z2
 	LEAQ         (R10)(DI*1), R11
 	PREFETCHT0   (R11)
 	PREFETCHT1   (R8)(R9*4)
-	VBROADCASTSS (R10), Z2
-	VFMADD231PS  Z2, Z1, Z0
+	VBROADCASTSS (R10), Z1
+	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         $0x08, BX
 	DECQ         SI
 	JNE          loop
@@ -435,9 +435,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
-// Requires: AVX, FMA3
-TEXT ·productAVX2x4x2(SB), NOSPLIT, $0-64
+// func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·productAVX2x4x2(SB), NOSPLIT, $0-72
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), DX
@@ -445,65 +445,160 @@ TEXT ·productAVX2x4x2(SB), NOSPLIT, $0-64
 	MOVQ list+32(FP), SI
 	MOVQ n+40(FP), DI
 	MOVQ step+48(FP), R8
-	LEAQ (CX)(CX*2), R9
-	LEAQ (R8)(R8*2), R10
+	MOVQ ahead+64(FP), R9
+	LEAQ (CX)(CX*2), R10
+	LEAQ (R8)(R8*2), R11
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	MOVQ    keep+56(FP), R11
-	CMPQ    R11, $0x00
-	JE      loop
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	VMOVUPS (AX)(CX*1), Y2
-	VMOVUPS 32(AX)(CX*1), Y3
-	VMOVUPS (AX)(CX*2), Y4
-	VMOVUPS 32(AX)(CX*2), Y5
-	VMOVUPS (AX)(R9*1), Y6
-	VMOVUPS 32(AX)(R9*1), Y7
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
 
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 (AX)(CX*1)
+	PREFETCHT0 (AX)(CX*2)
+	PREFETCHT0 (AX)(R10*1)
+	MOVQ       keep+56(FP), R12
+	CMPQ       R12, $0x00
+	JE         loop
+	VMOVUPS    (AX), Y0
+	VMOVUPS    32(AX), Y1
+	VMOVUPS    (AX)(CX*1), Y2
+	VMOVUPS    32(AX)(CX*1), Y3
+	VMOVUPS    (AX)(CX*2), Y4
+	VMOVUPS    32(AX)(CX*2), Y5
+	VMOVUPS    (AX)(R10*1), Y6
+	VMOVUPS    32(AX)(R10*1), Y7
+
+	// Of four terms each asks for the weights of one row, in lines that have those of the other terms too.
 loop:
-	MOVLQSX      (SI), R11
+	CMPQ         DI, $0x04
+	JLT          rest
+	MOVLQSX      (SI), R12
+	MOVLQSX      4(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS      (DX)(R12*4), Y9
+	VMOVUPS      32(DX)(R12*4), Y10
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)
+	VBROADCASTSS (R13), Y8
+	VFMADD231PS  Y8, Y9, Y0
+	VFMADD231PS  Y8, Y10, Y1
+	VBROADCASTSS (R13)(R8*1), Y8
+	VFMADD231PS  Y8, Y9, Y2
+	VFMADD231PS  Y8, Y10, Y3
+	VBROADCASTSS (R13)(R8*2), Y8
+	VFMADD231PS  Y8, Y9, Y4
+	VFMADD231PS  Y8, Y10, Y5
+	VBROADCASTSS (R13)(R11*1), Y8
+	VFMADD231PS  Y8, Y9, Y6
+	VFMADD231PS  Y8, Y10, Y7
+	MOVLQSX      8(SI), R12
+	MOVLQSX      12(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS      (DX)(R12*4), Y9
+	VMOVUPS      32(DX)(R12*4), Y10
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)(R8*1)
+	VBROADCASTSS (R13), Y8
+	VFMADD231PS  Y8, Y9, Y0
+	VFMADD231PS  Y8, Y10, Y1
+	VBROADCASTSS (R13)(R8*1), Y8
+	VFMADD231PS  Y8, Y9, Y2
+	VFMADD231PS  Y8, Y10, Y3
+	VBROADCASTSS (R13)(R8*2), Y8
+	VFMADD231PS  Y8, Y9, Y4
+	VFMADD231PS  Y8, Y10, Y5
+	VBROADCASTSS (R13)(R11*1), Y8
+	VFMADD231PS  Y8, Y9, Y6
+	VFMADD231PS  Y8, Y10, Y7
+	MOVLQSX      16(SI), R12
+	MOVLQSX      20(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS      (DX)(R12*4), Y9
+	VMOVUPS      32(DX)(R12*4), Y10
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)(R8*2)
+	VBROADCASTSS (R13), Y8
+	VFMADD231PS  Y8, Y9, Y0
+	VFMADD231PS  Y8, Y10, Y1
+	VBROADCASTSS (R13)(R8*1), Y8
+	VFMADD231PS  Y8, Y9, Y2
+	VFMADD231PS  Y8, Y10, Y3
+	VBROADCASTSS (R13)(R8*2), Y8
+	VFMADD231PS  Y8, Y9, Y4
+	VFMADD231PS  Y8, Y10, Y5
+	VBROADCASTSS (R13)(R11*1), Y8
+	VFMADD231PS  Y8, Y9, Y6
+	VFMADD231PS  Y8, Y10, Y7
+	MOVLQSX      24(SI), R12
+	MOVLQSX      28(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMOVUPS      (DX)(R12*4), Y9
+	VMOVUPS      32(DX)(R12*4), Y10
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)(R11*1)
+	VBROADCASTSS (R13), Y8
+	VFMADD231PS  Y8, Y9, Y0
+	VFMADD231PS  Y8, Y10, Y1
+	VBROADCASTSS (R13)(R8*1), Y8
+	VFMADD231PS  Y8, Y9, Y2
+	VFMADD231PS  Y8, Y10, Y3
+	VBROADCASTSS (R13)(R8*2), Y8
+	VFMADD231PS  Y8, Y9, Y4
+	VFMADD231PS  Y8, Y10, Y5
+	VBROADCASTSS (R13)(R11*1), Y8
+	VFMADD231PS  Y8, Y9, Y6
+	VFMADD231PS  Y8, Y10, Y7
+	ADDQ         $0x20, SI
+	SUBQ         $0x04, DI
+	JMP          loop
+
+rest:
+	TESTQ        DI, DI
+	JE           done
+	MOVLQSX      (SI), R9
 	MOVLQSX      4(SI), R12
 	LEAQ         (BX)(R12*4), R12
-	VMOVUPS      (DX)(R11*4), Y8
-	VMOVUPS      32(DX)(R11*4), Y9
-	VBROADCASTSS (R12), Y10
-	VFMADD231PS  Y10, Y8, Y0
-	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS (R12)(R8*1), Y10
-	VFMADD231PS  Y10, Y8, Y2
-	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS (R12)(R8*2), Y10
-	VFMADD231PS  Y10, Y8, Y4
-	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R12)(R10*1), Y10
-	VFMADD231PS  Y10, Y8, Y6
-	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      (DX)(R9*4), Y9
+	VMOVUPS      32(DX)(R9*4), Y10
+	VBROADCASTSS (R12), Y8
+	VFMADD231PS  Y8, Y9, Y0
+	VFMADD231PS  Y8, Y10, Y1
+	VBROADCASTSS (R12)(R8*1), Y8
+	VFMADD231PS  Y8, Y9, Y2
+	VFMADD231PS  Y8, Y10, Y3
+	VBROADCASTSS (R12)(R8*2), Y8
+	VFMADD231PS  Y8, Y9, Y4
+	VFMADD231PS  Y8, Y10, Y5
+	VBROADCASTSS (R12)(R11*1), Y8
+	VFMADD231PS  Y8, Y9, Y6
+	VFMADD231PS  Y8, Y10, Y7
 	ADDQ         $0x08, SI
 	DECQ         DI
-	JNE          loop
-	VMOVUPS      Y0, (AX)
-	VMOVUPS      Y1, 32(AX)
-	VMOVUPS      Y2, (AX)(CX*1)
-	VMOVUPS      Y3, 32(AX)(CX*1)
-	VMOVUPS      Y4, (AX)(CX*2)
-	VMOVUPS      Y5, 32(AX)(CX*2)
-	VMOVUPS      Y6, (AX)(R9*1)
-	VMOVUPS      Y7, 32(AX)(R9*1)
+	JMP          rest
+
+done:
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, (AX)(CX*1)
+	VMOVUPS Y3, 32(AX)(CX*1)
+	VMOVUPS Y4, (AX)(CX*2)
+	VMOVUPS Y5, 32(AX)(CX*2)
+	VMOVUPS Y6, (AX)(R10*1)
+	VMOVUPS Y7, 32(AX)(R10*1)
 	VZEROUPPER
 	RET
 
-// func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-72
+// func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-80
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	MOVQ         x+16(FP), DX
@@ -511,46 +606,121 @@ TEXT ·productAVX2x4x1(SB), NOSPLIT, $0-72
 	MOVQ         list+32(FP), SI
 	MOVQ         n+40(FP), DI
 	MOVQ         step+48(FP), R8
-	MOVQ         lanes+64(FP), R9
-	VMOVD        R9, X0
+	MOVQ         ahead+64(FP), R9
+	MOVQ         lanes+72(FP), R10
+	VMOVD        R10, X0
 	VPBROADCASTD X0, Y0
 	VPCMPGTD     lanes<>+0(SB), Y0, Y0
-	LEAQ         (CX)(CX*2), R9
-	LEAQ         (R8)(R8*2), R10
+	LEAQ         (CX)(CX*2), R10
+	LEAQ         (R8)(R8*2), R11
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	MOVQ       keep+56(FP), R11
-	CMPQ       R11, $0x00
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	PREFETCHT0 (AX)(CX*1)
+	PREFETCHT0 (AX)(CX*2)
+	PREFETCHT0 (AX)(R10*1)
+	MOVQ       keep+56(FP), R12
+	CMPQ       R12, $0x00
 	JE         loop
 	VMASKMOVPS (AX), Y0, Y1
 	VMASKMOVPS (AX)(CX*1), Y0, Y2
 	VMASKMOVPS (AX)(CX*2), Y0, Y3
-	VMASKMOVPS (AX)(R9*1), Y0, Y4
+	VMASKMOVPS (AX)(R10*1), Y0, Y4
 
+	// Of four terms each asks for the weights of one row, in lines that have those of the other terms too.
 loop:
-	MOVLQSX      (SI), R11
+	CMPQ         DI, $0x04
+	JLT          rest
+	MOVLQSX      (SI), R12
+	MOVLQSX      4(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMASKMOVPS   (DX)(R12*4), Y0, Y6
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)
+	VBROADCASTSS (R13), Y5
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R13)(R8*1), Y5
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R13)(R8*2), Y5
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R13)(R11*1), Y5
+	VFMADD231PS  Y5, Y6, Y4
+	MOVLQSX      8(SI), R12
+	MOVLQSX      12(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMASKMOVPS   (DX)(R12*4), Y0, Y6
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)(R8*1)
+	VBROADCASTSS (R13), Y5
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R13)(R8*1), Y5
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R13)(R8*2), Y5
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R13)(R11*1), Y5
+	VFMADD231PS  Y5, Y6, Y4
+	MOVLQSX      16(SI), R12
+	MOVLQSX      20(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMASKMOVPS   (DX)(R12*4), Y0, Y6
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)(R8*2)
+	VBROADCASTSS (R13), Y5
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R13)(R8*1), Y5
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R13)(R8*2), Y5
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R13)(R11*1), Y5
+	VFMADD231PS  Y5, Y6, Y4
+	MOVLQSX      24(SI), R12
+	MOVLQSX      28(SI), R13
+	LEAQ         (BX)(R13*4), R13
+	VMASKMOVPS   (DX)(R12*4), Y0, Y6
+	LEAQ         (R13)(R9*1), R12
+	PREFETCHT0   (R12)(R11*1)
+	VBROADCASTSS (R13), Y5
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R13)(R8*1), Y5
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R13)(R8*2), Y5
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R13)(R11*1), Y5
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x20, SI
+	SUBQ         $0x04, DI
+	JMP          loop
+
+rest:
+	TESTQ        DI, DI
+	JE           done
+	MOVLQSX      (SI), R9
 	MOVLQSX      4(SI), R12
 	LEAQ         (BX)(R12*4), R12
-	VMASKMOVPS   (DX)(R11*4), Y0, Y5
-	VBROADCASTSS (R12), Y6
-	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS (R12)(R8*1), Y6
-	VFMADD231PS  Y6, Y5, Y2
-	VBROADCASTSS (R12)(R8*2), Y6
-	VFMADD231PS  Y6, Y5, Y3
-	VBROADCASTSS (R12)(R10*1), Y6
-	VFMADD231PS  Y6, Y5, Y4
+	VMASKMOVPS   (DX)(R9*4), Y0, Y6
+	VBROADCASTSS (R12), Y5
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R12)(R8*1), Y5
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R12)(R8*2), Y5
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R12)(R11*1), Y5
+	VFMADD231PS  Y5, Y6, Y4
 	ADDQ         $0x08, SI
 	DECQ         DI
-	JNE          loop
-	VMASKMOVPS   Y1, Y0, (AX)
-	VMASKMOVPS   Y2, Y0, (AX)(CX*1)
-	VMASKMOVPS   Y3, Y0, (AX)(CX*2)
-	VMASKMOVPS   Y4, Y0, (AX)(R9*1)
+	JMP          rest
+
+done:
+	VMASKMOVPS Y1, Y0, (AX)
+	VMASKMOVPS Y2, Y0, (AX)(CX*1)
+	VMASKMOVPS Y3, Y0, (AX)(CX*2)
+	VMASKMOVPS Y4, Y0, (AX)(R10*1)
 	VZEROUPPER
 	RET
 
@@ -564,9 +734,9 @@ DATA lanes<>+24(SB)/4, $0x00000006
 DATA lanes<>+28(SB)/4, $0x00000007
 GLOBL lanes<>(SB), RODATA|NOPTR, $32
 
-// func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
-// Requires: AVX, FMA3
-TEXT ·productAVX2x1x2(SB), NOSPLIT, $0-64
+// func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·productAVX2x1x2(SB), NOSPLIT, $0-72
 	MOVQ y+0(FP), AX
 	MOVQ ldy+8(FP), CX
 	MOVQ x+16(FP), CX
@@ -574,36 +744,86 @@ TEXT ·productAVX2x1x2(SB), NOSPLIT, $0-64
 	MOVQ list+32(FP), BX
 	MOVQ n+40(FP), SI
 	MOVQ step+48(FP), DI
+	MOVQ ahead+64(FP), DI
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	MOVQ    keep+56(FP), DI
-	CMPQ    DI, $0x00
-	JE      loop
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	MOVQ       keep+56(FP), R8
+	CMPQ       R8, $0x00
+	JE         loop
+	VMOVUPS    (AX), Y0
+	VMOVUPS    32(AX), Y1
+
+	// Of four terms each asks for the weights of one row, in lines that have those of the other terms too.
 loop:
+	CMPQ         SI, $0x04
+	JLT          rest
+	MOVLQSX      (BX), R8
+	MOVLQSX      4(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS      (CX)(R8*4), Y3
+	VMOVUPS      32(CX)(R8*4), Y4
+	LEAQ         (R9)(DI*1), R8
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VFMADD231PS  Y2, Y4, Y1
+	MOVLQSX      8(BX), R8
+	MOVLQSX      12(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS      (CX)(R8*4), Y3
+	VMOVUPS      32(CX)(R8*4), Y4
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VFMADD231PS  Y2, Y4, Y1
+	MOVLQSX      16(BX), R8
+	MOVLQSX      20(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS      (CX)(R8*4), Y3
+	VMOVUPS      32(CX)(R8*4), Y4
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VFMADD231PS  Y2, Y4, Y1
+	MOVLQSX      24(BX), R8
+	MOVLQSX      28(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMOVUPS      (CX)(R8*4), Y3
+	VMOVUPS      32(CX)(R8*4), Y4
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         $0x20, BX
+	SUBQ         $0x04, SI
+	JMP          loop
+
+rest:
+	TESTQ        SI, SI
+	JE           done
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
 	LEAQ         (DX)(R8*4), R8
-	VMOVUPS      (CX)(DI*4), Y2
-	VMOVUPS      32(CX)(DI*4), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (CX)(DI*4), Y3
+	VMOVUPS      32(CX)(DI*4), Y4
+	VBROADCASTSS (R8), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VFMADD231PS  Y2, Y4, Y1
 	ADDQ         $0x08, BX
 	DECQ         SI
-	JNE          loop
-	VMOVUPS      Y0, (AX)
-	VMOVUPS      Y1, 32(AX)
+	JMP          rest
+
+done:
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
 	VZEROUPPER
 	RET
 
-// func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·productAVX2x1x1(SB), NOSPLIT, $0-72
+// func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·productAVX2x1x1(SB), NOSPLIT, $0-80
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	MOVQ         x+16(FP), CX
@@ -611,29 +831,71 @@ TEXT ·productAVX2x1x1(SB), NOSPLIT, $0-72
 	MOVQ         list+32(FP), BX
 	MOVQ         n+40(FP), SI
 	MOVQ         step+48(FP), DI
-	MOVQ         lanes+64(FP), DI
-	VMOVD        DI, X0
+	MOVQ         ahead+64(FP), DI
+	MOVQ         lanes+72(FP), R8
+	VMOVD        R8, X0
 	VPBROADCASTD X0, Y0
 	VPCMPGTD     lanes<>+0(SB), Y0, Y0
 
 	// acc[t][v] is y[t*ldy + v*width ...]
-	VXORPS     Y1, Y1, Y1
-	MOVQ       keep+56(FP), DI
-	CMPQ       DI, $0x00
+	VXORPS Y1, Y1, Y1
+
+	// y is on its way while the sums are computed.
+	PREFETCHT0 (AX)
+	MOVQ       keep+56(FP), R8
+	CMPQ       R8, $0x00
 	JE         loop
 	VMASKMOVPS (AX), Y0, Y1
 
+	// Of four terms each asks for the weights of one row, in lines that have those of the other terms too.
 loop:
+	CMPQ         SI, $0x04
+	JLT          rest
+	MOVLQSX      (BX), R8
+	MOVLQSX      4(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMASKMOVPS   (CX)(R8*4), Y0, Y3
+	LEAQ         (R9)(DI*1), R8
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y1
+	MOVLQSX      8(BX), R8
+	MOVLQSX      12(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMASKMOVPS   (CX)(R8*4), Y0, Y3
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y1
+	MOVLQSX      16(BX), R8
+	MOVLQSX      20(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMASKMOVPS   (CX)(R8*4), Y0, Y3
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y1
+	MOVLQSX      24(BX), R8
+	MOVLQSX      28(BX), R9
+	LEAQ         (DX)(R9*4), R9
+	VMASKMOVPS   (CX)(R8*4), Y0, Y3
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $0x20, BX
+	SUBQ         $0x04, SI
+	JMP          loop
+
+rest:
+	TESTQ        SI, SI
+	JE           done
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
 	LEAQ         (DX)(R8*4), R8
-	VMASKMOVPS   (CX)(DI*4), Y0, Y2
-	VBROADCASTSS (R8), Y3
-	VFMADD231PS  Y3, Y2, Y1
+	VMASKMOVPS   (CX)(DI*4), Y0, Y3
+	VBROADCASTSS (R8), Y2
+	VFMADD231PS  Y2, Y3, Y1
 	ADDQ         $0x08, BX
 	DECQ         SI
-	JNE          loop
-	VMASKMOVPS   Y1, Y0, (AX)
+	JMP          rest
+
+done:
+	VMASKMOVPS Y1, Y0, (AX)
 	VZEROUPPER
 	RET
 
@@ -1024,52 +1286,65 @@ write:
 	VZEROUPPER
 	RET
 
-// func weightGradientAVX2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, lanes int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·weightGradientAVX2(SB), NOSPLIT, $0-56
+// func weightGradientAVX2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, further int, keep int, lanes int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·weightGradientAVX2(SB), NOSPLIT, $0-64
 	MOVQ    dw+0(FP), AX
 	MOVQ    x+8(FP), CX
 	MOVQ    list+16(FP), DX
 	MOVQ    dy+24(FP), BX
-	MOVQ    b+32(FP), SI
-	MOVLQSX (DX), DI
-	LEAQ    (CX)(DI*4), DI
+	MOVLQSX (DX), SI
+	LEAQ    (CX)(SI*4), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVLQSX 8(DX), R8
-	LEAQ    (CX)(R8*4), R8
+	MOVLQSX 8(DX), DI
+	LEAQ    (CX)(DI*4), DI
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVLQSX 16(DX), R9
-	LEAQ    (CX)(R9*4), R9
+	MOVLQSX 16(DX), R8
+	LEAQ    (CX)(R8*4), R8
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVLQSX 24(DX), R10
-	LEAQ    (CX)(R10*4), R10
+	MOVLQSX 24(DX), R9
+	LEAQ    (CX)(R9*4), R9
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
+	MOVQ    further+40(FP), R10
 	XORQ    CX, CX
+
+line:
+	PREFETCHT1 (SI)(R10*4)
+	PREFETCHT1 (DI)(R10*4)
+	PREFETCHT1 (R8)(R10*4)
+	PREFETCHT1 (R9)(R10*4)
+	ADDQ       $0x10, R10
+	LEAQ       16(CX), R11
+	CMPQ       R11, b+32(FP)
+	JLE        loop
+	MOVQ       b+32(FP), R11
 
 loop:
 	VMOVUPS      (BX), Y8
 	VMOVUPS      32(BX), Y9
-	VBROADCASTSS (DI)(CX*4), Y10
+	VBROADCASTSS (SI)(CX*4), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS (R8)(CX*4), Y10
+	VBROADCASTSS (DI)(CX*4), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS (R9)(CX*4), Y10
+	VBROADCASTSS (R8)(CX*4), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R10)(CX*4), Y10
+	VBROADCASTSS (R9)(CX*4), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
 	ADDQ         $0x40, BX
 	INCQ         CX
-	CMPQ         CX, SI
+	CMPQ         CX, R11
 	JNE          loop
-	MOVQ         lanes+48(FP), CX
+	CMPQ         CX, b+32(FP)
+	JNE          line
+	MOVQ         lanes+56(FP), CX
 	VMOVD        CX, X8
 	VPBROADCASTD X8, Y8
 	VPCMPGTD     lanes<>+0(SB), Y8, Y8
@@ -1078,7 +1353,7 @@ loop:
 	VPBROADCASTD X9, Y9
 	VPCMPGTD     lanes<>+0(SB), Y9, Y9
 	SUBQ         $0x08, CX
-	MOVQ         keep+40(FP), CX
+	MOVQ         keep+48(FP), CX
 	CMPQ         CX, $0x00
 	JE           write
 
@@ -2053,27 +2328,36 @@ TEXT ·transposeAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-// func transposeAVX2(dst *float32, src *float32, ld int)
-// Requires: AVX
-TEXT ·transposeAVX2(SB), NOSPLIT, $0-24
+// func transposeAVX2(dst *float32, src *float32, ld int, further int)
+// Requires: AVX, MMX+
+TEXT ·transposeAVX2(SB), NOSPLIT, $0-32
 	MOVQ       dst+0(FP), AX
 	MOVQ       src+8(FP), CX
 	MOVQ       ld+16(FP), DX
+	MOVQ       further+24(FP), BX
 	VMOVUPS    (CX), Y0
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y1
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y2
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y3
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y4
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y5
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y6
+	PREFETCHT1 (CX)(BX*1)
 	ADDQ       DX, CX
 	VMOVUPS    (CX), Y7
+	PREFETCHT1 (CX)(BX*1)
 	VUNPCKLPS  Y1, Y0, Y8
 	VUNPCKHPS  Y1, Y0, Y0
 	VUNPCKLPS  Y3, Y2, Y1

@@ -34,25 +34,25 @@ func productAVX512x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int
 //go:noescape
 func productAVX512x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, further int, lanes int)
 
-// productAVX2x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 16; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX2x4x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < 16; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+func productAVX2x4x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
 
-// productAVX2x4x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 8; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX2x4x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 4 and b < lanes ≤ 8; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
+func productAVX2x4x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
 
-// productAVX2x1x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 16; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX2x1x2 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < 16; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int)
+func productAVX2x1x2(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int)
 
-// productAVX2x1x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 8; n > 0, keep 0 or 1; ldy and step in bytes.
+// productAVX2x1x1 is y[t*ldy+b] = keep·y + Σ_i x[list[i][0]+b]·w[list[i][1]+t*step] for t < 1 and b < lanes ≤ 8; n > 0, keep 0 or 1; ldy, step and ahead in bytes. The weights that lie ahead are asked for.
 //
 //go:noescape
-func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, lanes int)
+func productAVX2x1x1(y *float32, ldy int, x *float32, w *float32, list *[2]int32, n int, step int, keep int, ahead int, lanes int)
 
 // weightGradientAVX512x1 is dw[list[i][1] + u*dwTile + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[u*dyTile + 16b+j] for i < 8, u < 1, j < lanes ≤ 16; b > 0, keep 0 or 1; dyTile and dwTile in bytes, further in elements. The activations that lie further are asked for. Rows may be the same.
 //
@@ -64,10 +64,10 @@ func weightGradientAVX512x1(dw *float32, x *float32, list *[2]int32, dy *float32
 //go:noescape
 func weightGradientAVX512x2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, further int, keep int, dyTile int, dwTile int)
 
-// weightGradientAVX2 is dw[list[i][1] + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[16b+j] for i < 4, j < lanes ≤ 16; b > 0, keep 0 or 1. Rows may be the same.
+// weightGradientAVX2 is dw[list[i][1] + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[16b+j] for i < 4, j < lanes ≤ 16; b > 0, keep 0 or 1; further in elements. The activations that lie further are asked for. Rows may be the same.
 //
 //go:noescape
-func weightGradientAVX2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, keep int, lanes int)
+func weightGradientAVX2(dw *float32, x *float32, list *[2]int32, dy *float32, b int, further int, keep int, lanes int)
 
 // columnAVX512x8 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 8, j < lanes ≤ 16.
 //
@@ -109,10 +109,10 @@ func columnAVX2x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lan
 //go:noescape
 func transposeAVX512(dst *float32, src *float32, ld int, further int)
 
-// transposeAVX2 is dst[16b+j] = src[j*ld+b] for b, j < 8; ld in bytes.
+// transposeAVX2 is dst[16b+j] = src[j*ld+b] for b, j < 8; ld and further in bytes. What lies further than src is asked for.
 //
 //go:noescape
-func transposeAVX2(dst *float32, src *float32, ld int)
+func transposeAVX2(dst *float32, src *float32, ld int, further int)
 
 // fmaPeakAVX512 adds x[0]·x[1] to each number of 12 vectors, 2 times in each of n > 0 rounds, and leaves the vectors' sum in x[:16].
 //

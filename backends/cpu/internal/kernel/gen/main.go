@@ -135,10 +135,10 @@ func arg(name string) GPVirtual {
 
 func product(s isa, rows, vectors int) {
 	masked := vectors == 1
-	args, units := "y *float32, ldy int, x, w *float32, list *[2]int32, n, step, keep int", "ldy and step in bytes."
-	early := s.width() == 16 // with vectors of 8 the other instructions take as long as the multiply-adds already
-	if early {
-		args += ", ahead, further int"
+	args, units := "y *float32, ldy int, x, w *float32, list *[2]int32, n, step, keep, ahead int", "ldy, step and ahead in bytes. The weights that lie ahead are asked for."
+	wide := s.width() == 16
+	if wide {
+		args += ", further int"
 		units = "ldy, step, ahead and further in bytes. The weights that lie ahead and the activations that lie further are asked for."
 	}
 	if masked {
@@ -155,9 +155,10 @@ func product(s isa, rows, vectors int) {
 	list := arg("list")
 	n := arg("n")
 	step := arg("step")
-	var ahead, further GPVirtual
-	if early {
-		ahead, further = arg("ahead"), arg("further")
+	ahead := arg("ahead")
+	var further GPVirtual
+	if wide {
+		further = arg("further")
 		ADDQ(x, further)
 	}
 	var mask Op
@@ -187,12 +188,10 @@ func product(s isa, rows, vectors int) {
 			acc[t] = append(acc[t], zero(s.vector()))
 		}
 	}
-	if early {
-		Comment("y is on its way while the sums are computed.")
-		for t := range acc {
-			for v := range vectors {
-				PREFETCHT0(row(y, ldy, ldy3, t).Offset(4 * s.width() * v))
-			}
+	Comment("y is on its way while the sums are computed.")
+	for t := range acc {
+		for line := 0; line < 4*s.width()*vectors; line += 64 {
+			PREFETCHT0(row(y, ldy, ldy3, t).Offset(line))
 		}
 	}
 	CMPQ(arg("keep"), Imm(0))
@@ -202,34 +201,64 @@ func product(s isa, rows, vectors int) {
 			s.load(row(y, ldy, ldy3, t).Offset(4*s.width()*v), mask, acc[t][v])
 		}
 	}
-	Label("loop")
-	xo, wo := GP64(), GP64()
-	MOVLQSX(Mem{Base: list}, xo)
-	MOVLQSX(Mem{Base: list, Disp: 4}, wo)
-	LEAQ(Mem{Base: w, Index: wo, Scale: 4}, wo)
-	xs := make([]VecVirtual, vectors)
-	for v := range xs {
-		xs[v] = s.vector()
-		s.load(Mem{Base: x, Index: xo, Scale: 4, Disp: 4 * s.width() * v}, mask, xs[v])
+	b := s.vector()
+	term := func(i int, ask func(xo, wo GPVirtual)) {
+		xo, wo := GP64(), GP64()
+		MOVLQSX(Mem{Base: list, Disp: 8 * i}, xo)
+		MOVLQSX(Mem{Base: list, Disp: 8*i + 4}, wo)
+		LEAQ(Mem{Base: w, Index: wo, Scale: 4}, wo)
+		xs := make([]VecVirtual, vectors)
+		for v := range xs {
+			xs[v] = s.vector()
+			s.load(Mem{Base: x, Index: xo, Scale: 4, Disp: 4 * s.width() * v}, mask, xs[v])
+		}
+		ask(xo, wo)
+		for t := range rows {
+			VBROADCASTSS(row(wo, step, step3, t), b)
+			for v := range vectors {
+				VFMADD231PS(b, xs[v], acc[t][v])
+			}
+		}
 	}
-	if early {
+	askWeights := func(wo GPVirtual, from, to int) {
+		if from == to {
+			return
+		}
 		next := GP64()
 		LEAQ(Mem{Base: wo, Index: ahead, Scale: 1}, next)
-		for t := range rows {
+		for t := from; t < to; t++ {
 			PREFETCHT0(row(next, step, step3, t))
 		}
-		PREFETCHT1(Mem{Base: further, Index: xo, Scale: 4})
 	}
-	b := s.vector()
-	for t := range rows {
-		VBROADCASTSS(row(wo, step, step3, t), b)
-		for v := range vectors {
-			VFMADD231PS(b, xs[v], acc[t][v])
+	if wide {
+		Label("loop")
+		term(0, func(xo, wo GPVirtual) {
+			askWeights(wo, 0, rows)
+			PREFETCHT1(Mem{Base: further, Index: xo, Scale: 4})
+		})
+		ADDQ(Imm(8), list)
+		DECQ(n)
+		JNE(LabelRef("loop"))
+	} else { // there are no instructions to spare: the other ones of a term take as long as its multiply-adds
+		Comment("Of four terms each asks for the weights of one row, in lines that have those of the other terms too.")
+		Label("loop")
+		CMPQ(n, Imm(4))
+		JLT(LabelRef("rest"))
+		for i := range 4 {
+			term(i, func(_, wo GPVirtual) { askWeights(wo, min(i, rows), min(i+1, rows)) })
 		}
+		ADDQ(Imm(32), list)
+		SUBQ(Imm(4), n)
+		JMP(LabelRef("loop"))
+		Label("rest")
+		TESTQ(n, n)
+		JE(LabelRef("done"))
+		term(0, func(_, _ GPVirtual) {})
+		ADDQ(Imm(8), list)
+		DECQ(n)
+		JMP(LabelRef("rest"))
+		Label("done")
 	}
-	ADDQ(Imm(8), list)
-	DECQ(n)
-	JNE(LabelRef("loop"))
 	for t := range acc {
 		for v := range vectors {
 			s.store(acc[t][v], mask, row(y, ldy, ldy3, t).Offset(4*s.width()*v))
@@ -238,6 +267,34 @@ func product(s isa, rows, vectors int) {
 	VZEROUPPER()
 	RET()
 }
+
+// eachLine begins a loop over the images b of a weight gradient, line by line of the cache: those of the rows that lie
+// further are asked for. endLine ends it.
+func eachLine(rows []GPVirtual) (b, end GPVirtual) {
+	b, further, end := GP64(), arg("further"), GP64()
+	XORQ(b, b)
+	Label("line")
+	for _, row := range rows {
+		PREFETCHT1(Mem{Base: row, Index: further, Scale: 4})
+	}
+	ADDQ(Imm(16), further)
+	LEAQ(Mem{Base: b, Disp: 16}, end)
+	CMPQ(end, images())
+	JLE(LabelRef("loop"))
+	MOVQ(images(), end)
+	Label("loop")
+	return b, end
+}
+
+func endLine(b, end GPVirtual) {
+	CMPQ(b, end)
+	JNE(LabelRef("loop"))
+	CMPQ(b, images())
+	JNE(LabelRef("line"))
+}
+
+// images is the argument b of a weight gradient, which stays in memory: there are no registers to spare.
+func images() Mem { return NewParamAddr("b", 32) }
 
 // weightGradient512 handles eight rows at a time, by one tile of up to 16 output channels or two full ones.
 func weightGradient512(tiles int) {
@@ -278,18 +335,7 @@ func weightGradient512(tiles int) {
 			acc[i] = append(acc[i], zero(ZMM()))
 		}
 	}
-	b, further, end := GP64(), arg("further"), GP64()
-	XORQ(b, b)
-	Label("line")
-	for i := range px {
-		PREFETCHT1(Mem{Base: px[i], Index: further, Scale: 4})
-	}
-	ADDQ(Imm(16), further)
-	LEAQ(Mem{Base: b, Disp: 16}, end)
-	CMPQ(end, NewParamAddr("b", 32))
-	JLE(LabelRef("loop"))
-	MOVQ(NewParamAddr("b", 32), end)
-	Label("loop")
+	b, end := eachLine(px[:])
 	g := []VecVirtual{ZMM(), ZMM()}
 	VMOVUPS(Mem{Base: dy}, g[0])
 	if tiles == 2 {
@@ -308,10 +354,7 @@ func weightGradient512(tiles int) {
 	}
 	ADDQ(Imm(64), dy)
 	INCQ(b)
-	CMPQ(b, end)
-	JNE(LabelRef("loop"))
-	CMPQ(b, NewParamAddr("b", 32))
-	JNE(LabelRef("line"))
+	endLine(b, end)
 	dw := arg("dw")
 	var dwTile GPVirtual
 	var mask Op
@@ -367,14 +410,13 @@ func halves2() [2]Op {
 
 // weightGradient2 handles four rows at a time by a tile of up to 16 output channels.
 func weightGradient2() {
-	TEXT("weightGradientAVX2", NOSPLIT, "func(dw, x *float32, list *[2]int32, dy *float32, b, keep, lanes int)")
-	Doc("weightGradientAVX2 is dw[list[i][1] + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[16b+j] for i < 4, j < lanes ≤ 16; b > 0, keep 0 or 1. Rows may be the same.")
+	TEXT("weightGradientAVX2", NOSPLIT, "func(dw, x *float32, list *[2]int32, dy *float32, b, further, keep, lanes int)")
+	Doc("weightGradientAVX2 is dw[list[i][1] + j] = keep·dw + Σ_b x[list[i][0]+b]·dy[16b+j] for i < 4, j < lanes ≤ 16; b > 0, keep 0 or 1; further in elements. The activations that lie further are asked for. Rows may be the same.")
 	Pragma("noescape")
 	dw := arg("dw")
 	x := arg("x")
 	list := arg("list")
 	dy := arg("dy")
-	n := arg("b")
 	const rows = 4
 	var px [rows]GPVirtual
 	var acc [rows][2]VecVirtual
@@ -384,9 +426,7 @@ func weightGradient2() {
 		LEAQ(Mem{Base: x, Index: px[i], Scale: 4}, px[i])
 		acc[i] = [2]VecVirtual{zero(YMM()), zero(YMM())}
 	}
-	b := GP64()
-	XORQ(b, b)
-	Label("loop")
+	b, end := eachLine(px[:])
 	g := [2]VecVirtual{YMM(), YMM()}
 	VMOVUPS(Mem{Base: dy}, g[0])
 	VMOVUPS(Mem{Base: dy, Disp: 32}, g[1])
@@ -398,8 +438,7 @@ func weightGradient2() {
 	}
 	ADDQ(Imm(64), dy)
 	INCQ(b)
-	CMPQ(b, n)
-	JNE(LabelRef("loop"))
+	endLine(b, end)
 	masks := halves2()
 	at := GP64()
 	each := func(f func(m Mem, mask Op, r VecVirtual)) {
@@ -576,16 +615,18 @@ func transpose512() {
 
 // transpose2 turns a block of 8 by 8.
 func transpose2() {
-	TEXT("transposeAVX2", NOSPLIT, "func(dst, src *float32, ld int)")
-	Doc("transposeAVX2 is dst[16b+j] = src[j*ld+b] for b, j < 8; ld in bytes.")
+	TEXT("transposeAVX2", NOSPLIT, "func(dst, src *float32, ld, further int)")
+	Doc("transposeAVX2 is dst[16b+j] = src[j*ld+b] for b, j < 8; ld and further in bytes. What lies further than src is asked for.")
 	Pragma("noescape")
 	dst := arg("dst")
 	src := arg("src")
 	ld := arg("ld")
+	further := arg("further")
 	r := make([]VecVirtual, 8)
 	for j := range r {
 		r[j] = YMM()
 		VMOVUPS(Mem{Base: src}, r[j])
+		PREFETCHT1(Mem{Base: src, Index: further, Scale: 1})
 		if j < 7 {
 			ADDQ(ld, src)
 		}
