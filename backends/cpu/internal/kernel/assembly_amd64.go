@@ -29,9 +29,9 @@ func assembly() []*Kernels {
 // weights is how far the weights lie that will be wanted after those of four rows from t on.
 func (n Next) weights(rows, t, step int) int {
 	switch {
-	case step == 1 && t > 0: // all rows have theirs in the lines that the first four have asked for
-		return 0
-	case step > 1 && rows-t > 4:
+	case step == 1: // all rows have theirs in one line
+		return n.W
+	case rows-t > 4:
 		return 4 * step
 	}
 	return n.W - t*step
@@ -99,7 +99,7 @@ func product2(y []float32, ldy int, x, w Operand, list *List, rows, step int, ne
 			yp, wp := &y[t*ldy+lo], at(w, t*step)
 			four := rows-t >= 4
 			ahead := 0
-			if lo == 0 { // those of the other images find them in the cache
+			if lo == 0 && (t == 0 || step > 1) { // else they are on their way already
 				ahead = next.weights(rows, t, step)
 			}
 			switch {
