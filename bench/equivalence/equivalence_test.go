@@ -23,6 +23,12 @@ import (
 // small is a network with every kind of layer that integers have but transposes, its integer parameters, and a few images.
 func small(t *testing.T, steps int, rule sleep.Stream) Options {
 	t.Helper()
+	return smallOf(t, 4, steps, rule)
+}
+
+// smallOf has formats for activations up to largest.
+func smallOf(t *testing.T, largest float64, steps int, rule sleep.Stream) Options {
+	t.Helper()
 	b := net.NewBuilder("small")
 	window := func(out, stride int) net.Window {
 		return net.Window{Out: out, Kernel: 3, Stride: stride, Bias: true}
@@ -38,7 +44,7 @@ func small(t *testing.T, steps int, rule sleep.Stream) Options {
 	p, ranges := &model.Params{}, edge.Ranges{}
 	for i, v := range n.Nodes {
 		s := rng.New(1, rng.Test, uint64(i))
-		ranges[v.Name] = 4
+		ranges[v.Name] = largest
 		for k, q := range v.Params {
 			w := make([]float64, q.Len())
 			for j := range w {
@@ -144,6 +150,24 @@ func TestSameIntegers(t *testing.T) {
 	}
 	if d := r.Backends; d[0].Digest != d[1].Digest || d[0].Digest != d[2].Digest {
 		t.Errorf("digests %v", d)
+	}
+}
+
+// TestSaturationIsApart: activations beyond their formats are counted, and no bound is violated by them.
+func TestSaturationIsApart(t *testing.T) {
+	r := compared(t, subjects(t, "ref", "fixed"), smallOf(t, 0.3, 4, sleep.Stream{Rule: sleep.Instant{}}))
+	if err := r.Err(); err != nil {
+		t.Error(err)
+	}
+	saturated, named := 0, 0
+	for _, row := range r.Rows {
+		saturated += row.Saturated
+		if row.Why == "saturation" {
+			named++
+		}
+	}
+	if saturated < 10 || named == 0 {
+		t.Errorf("%d elements saturated, %d rows say so", saturated, named)
 	}
 }
 

@@ -498,7 +498,7 @@ func (x *run) sleepBound(l sleep.Layer, phase sleep.Stream, v net.Node, q net.Pa
 	case sleep.Circuit:
 		steps = (rule.Presentation + rule.Settle) / rule.Dt
 	}
-	float := 2 * max(x.gamma(int(4*steps)*m*phase.Events), 10*float64(shown)*x.gamma(m+shown+4)) * largest
+	float := 2 * max(x.gamma(int(min(4*steps*float64(m)*float64(phase.Events), math.MaxInt32))), 10*float64(shown)*x.gamma(m+shown+4)) * largest
 	if x.formats == nil {
 		return float
 	}

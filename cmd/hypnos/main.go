@@ -7,7 +7,7 @@
 //	hypnos package     make integers of a checkpoint, for the edge
 //	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
-//	hypnos bench       speed against the machine's limits and against other programs
+//	hypnos bench       speed against limits and other programs; backends against each other
 //	hypnos doctor      what this machine and build can do
 package main
 
@@ -60,7 +60,7 @@ func commands() []command {
 		{"package", "make an edge package of a checkpoint: integers, in one file", packageCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
-		{"bench", "speed against the machine's limits and against other programs", bench},
+		{"bench", "speed against limits and other programs; backends against each other", bench},
 		{"doctor", "what this machine and build can do", doctor},
 	}
 }
