@@ -117,7 +117,7 @@ func TestBoundsHold(t *testing.T) {
 				checks[row.Backend+" "+row.Check] = max(checks[row.Backend+" "+row.Check], *row.Ratio)
 			}
 			for _, want := range []string{
-				"cpu activation", "cpu gradient", "cpu local activation", "cpu local 3 steps", "cpu logits at the end", "cpu accuracy at the end",
+				"cpu activation", "cpu gradient", "cpu local activation", "cpu local 3 steps", "cpu last logits", "cpu last accuracy",
 				"fixed activation", "fixed gradient", "fixed local gradient", "fixed local 3 steps", "fixed drift of 3 steps", "fixed paths of 3 steps",
 			} {
 				if _, ok := checks[want]; !ok {

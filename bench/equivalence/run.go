@@ -403,7 +403,7 @@ func (x *run) drift(v net.Node, q net.Param, got, want []float64) {
 		mean += (got[i] - want[i]) / n
 		others += (x.ownSpent[q.Name][i] - k*unit) / n
 	}
-	row := x.row(fmt.Sprintf("drift of %d steps", x.o.Check), v.Name, q.Name, "mean of roundings")
+	row := x.row(fmt.Sprintf("drift of %d steps", x.o.Check), v.Name, q.Name, "rounding")
 	row.Kind = statistical
 	x.r.add(row, []float64{mean}, []float64{0}, func(int) float64 { return 3*unit*math.Sqrt(k/n) + others })
 }
@@ -441,7 +441,7 @@ func (x *run) checkedSleep(ctx context.Context, phase sleep.Stream) error {
 	if err != nil {
 		return err
 	}
-	check := "sleep, " + phase.Rule.Kind()
+	const check = "sleep"
 	slept := 0
 	for _, v := range x.o.Net.Nodes {
 		i := slept
@@ -568,7 +568,7 @@ func (x *run) end(ctx context.Context) error {
 			return err
 		}
 		last := len(e.net.Nodes) - 1
-		row := x.row("logits at the end", e.net.Nodes[last].Name, "out/"+e.net.Nodes[last].Name, x.roundingName())
+		row := x.row("last logits", e.net.Nodes[last].Name, "out/"+e.net.Nodes[last].Name, x.roundingName())
 		row.Saturated = e.saturatedAt(last)
 		x.r.add(row, e.out(last), e.ideal(last), func(j int) float64 { return e.bound[last][j] })
 		if m.Index+1 == min(3, one.Images.Len()) {
@@ -607,7 +607,7 @@ func (x *run) compare(first *run) {
 			r.Otherwise = first.gradient.otherwise + x.gradient.otherwise
 			r.Why = reasons(a.arithmetic, b.arithmetic)
 			if r.Otherwise > 0 {
-				r.Why += ", rectifiers"
+				r.Why = "rectifiers"
 			}
 			x.r.add(r, b.got["grad/"+q.Name], a.got["grad/"+q.Name], bounded(first.gradient.bound[q.Name], x.gradient.bound[q.Name]))
 			r = row(fmt.Sprintf("paths of %d steps", x.o.Check), v.Name, q.Name)
@@ -616,14 +616,14 @@ func (x *run) compare(first *run) {
 			x.r.add(r, x.after[q.Name], first.after[q.Name], bounded(plus(parted, 1, x.spent[q.Name]), first.spent[q.Name]))
 		}
 	}
-	r := row("accuracy at the end", "", "top-1")
+	r := row("last accuracy", "", "top-1")
 	d := 0
 	for i, h := range x.record.hits {
 		if h != first.record.hits[i] {
 			d++
 		}
 	}
-	r.Why = fmt.Sprintf("%d of %d images decided otherwise", d, len(x.record.hits))
+	r.Why = fmt.Sprintf("%d of %d images", d, len(x.record.hits))
 	limit := 0.0
 	if !same {
 		r.Kind, limit = statistical, max(0.01, 4*math.Sqrt(float64(d))/float64(len(x.record.hits)))
@@ -661,7 +661,7 @@ func why(a, b *exam, i int, v net.Node) string {
 		}
 	}
 	if _, ok := v.Op.(net.ReLU); ok && len(x) == len(y) && (x[at] > 0) != (y[at] > 0) {
-		return "rectifier decided otherwise"
+		return "rectifier"
 	}
 	if own := ownError(a, i, at) + ownError(b, i, at); 2*own < math.Abs(x[at]-y[at]) {
 		return reasons(a.arithmetic, b.arithmetic) + " before"

@@ -25,8 +25,8 @@ func (r *Result) WriteText(w io.Writer, every bool) error {
 	fmt.Fprintf(w, "%s (%s) on %s\n", r.Network, r.Origin, r.Data)
 	fmt.Fprintf(w, "%d steps at batch 1, learning rate %g, %s sleep every %d; seed %d; steps with bounds: %d\n\n",
 		r.Steps, r.Rate, r.Rule, r.Every, r.Seed, r.Checked)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprint(t, "backend\tcheck\tlayer\tlargest\tat\trms\trelative\tbound\tratio\tsat.\twhy\n")
+	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
+	fmt.Fprint(t, "backend\tcheck\tlayer\tlargest\tat\trelative\tbound\tratio\tsat.\twhy\n")
 	for _, g := range r.groups() {
 		row := g.worst
 		for _, row := range g.rows {
@@ -105,8 +105,8 @@ func writeRow(w io.Writer, r Row, of int) {
 	if r.Violated {
 		mark = " VIOLATED"
 	}
-	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s%s\n", r.Backend, against, r.Check, layer, number(r.Largest), r.Index,
-		number(r.RMS), number(r.Relative), number(r.Bound), number(r.Ratio), r.Saturated, r.Why, mark)
+	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s%s\n", r.Backend, against, r.Check, layer, number(r.Largest), r.Index,
+		number(r.Relative), number(r.Bound), number(r.Ratio), r.Saturated, r.Why, mark)
 }
 
 func number(v *float64) string {
