@@ -23,12 +23,16 @@ func bench(ctx context.Context, c console, args []string) error {
 	if len(args) > 0 && args[0] == "equivalence" {
 		return benchEquivalence(ctx, c, args[1:])
 	}
-	f := newFlags(c, "bench", "speed|equivalence [flags]", `
+	if len(args) > 0 && args[0] == "continual" {
+		return benchContinual(ctx, c, args[1:])
+	}
+	f := newFlags(c, "bench", "NAME [flags]", `
 Runs a benchmark:
   speed        the CPU backend against the machine's limits and against other programs
   equivalence  backends against each other, layer by layer, with bounds
+  continual    learning from a stream, with sleep and without, in integers and in float32
 
-hypnos bench speed --help shows its flags.
+hypnos bench NAME --help shows its flags.
 
 Examples:
   hypnos bench speed
@@ -37,7 +41,7 @@ Examples:
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence")}
+	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence, continual")}
 }
 
 func benchSpeed(ctx context.Context, c console, args []string) error {

@@ -40,7 +40,9 @@ const (
 	RoundGradient Purpose = 32
 	RoundRate     Purpose = 33
 	RoundSleep    Purpose = 34
-	Test          Purpose = 255
+	// Condition is the noise on images of package bench/continual; index = number of the set.
+	Condition Purpose = 40
+	Test      Purpose = 255
 )
 
 const (
