@@ -59,11 +59,13 @@ func makePlan(n *net.Network, o core.Options, threads int) plan {
 	if err != nil {
 		panic(err) // check has been asked
 	}
-	batch := int64(o.MaxBatch)
+	batch, shared := int64(o.MaxBatch), 0
 	for i, v := range n.Nodes {
 		p.memory.Activations += 2 * batch * int64(v.Out.Len())
-		if o.Train && learns[i] {
+		if o.Train && (learns[i] || i == 0) {
 			p.memory.Gradients += 2 * batch * int64(v.Out.Len())
+		}
+		if o.Train && learns[i] {
 			p.scratch = max(p.scratch, o.MaxBatch*v.Out.Len(), o.MaxBatch*v.In.Len())
 		}
 		g, ok := geometryOf(v)
@@ -73,11 +75,16 @@ func makePlan(n *net.Network, o core.Options, threads int) plan {
 		p.memory.Weights += 2 * int64(g.blocks()) * int64(g.Out) * int64(g.padded)
 		if g.Bias {
 			p.memory.Weights += 4 * int64(g.blocks()) * int64(g.Out)
+		} else {
+			p.memory.Weights += 4 * int64(g.Out) // zeros
+		}
+		if !g.located {
+			shared = max(shared, g.Out*g.padded)
 		}
 	}
 	p.memory.Scratch = int64(threads) * largestWorker(n, o).bytes()
 	if o.Train {
-		p.memory.Scratch += 8 * int64(threads) * int64(p.scratch)
+		p.memory.Scratch += 8*int64(threads)*int64(p.scratch) + 2*int64(p.scratch) + 8*int64(shared) // sums, scaled errors, gradients
 	}
 	return p
 }

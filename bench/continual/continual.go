@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"hypnos/backends"
@@ -81,7 +82,7 @@ func (o Options) Check() error {
 	}
 	for _, m := range o.Modes {
 		if !slices.Contains(Modes(), m) {
-			return fmt.Errorf("continual: unknown mode %q (known: %s, %s, %s, %s)", m, All, LastBlock, Classifier, Local)
+			return fmt.Errorf("continual: unknown mode %q (known: %s)", m, strings.Join(Modes(), ", "))
 		}
 	}
 	return nil
@@ -220,8 +221,8 @@ func newStream(s Subject, o Options) (*stream, error) {
 	return b, nil
 }
 
-// learnFrom names the first layer that learns; "" is all.
-func learnFrom(n *net.Network, mode string) (string, error) {
+// LearnFrom names the first layer that learns in a mode; "" is all.
+func LearnFrom(n *net.Network, mode string) (string, error) {
 	switch last := len(n.Nodes) - 1; mode {
 	case Classifier:
 		for i := last; i > 0; i-- {
@@ -246,9 +247,11 @@ func learnFrom(n *net.Network, mode string) (string, error) {
 				}
 			}
 		}
-		return "", fmt.Errorf("%s has no blocks with a sum at their ends: no last block", n.Name)
+		return "", fmt.Errorf("continual: %s has no two sums: no last block", n.Name)
+	case All, Local:
+		return "", nil
 	}
-	return "", nil
+	return "", fmt.Errorf("continual: unknown mode %q (known: %s)", mode, strings.Join(Modes(), ", "))
 }
 
 // open compiles and loads the network on a backend.
@@ -282,7 +285,7 @@ func (b *stream) open(backend, mode, from string) (core.Engine, func() error, er
 func (b *stream) run(ctx context.Context, backend, mode string, every int) (r Run, err error) {
 	begin := time.Now()
 	r = Run{Backend: backend, Mode: mode, SleepEvery: every}
-	if r.LearnFrom, err = learnFrom(b.Net, mode); err != nil {
+	if r.LearnFrom, err = LearnFrom(b.Net, mode); err != nil {
 		return r, err
 	}
 	e, done, err := b.open(backend, mode, r.LearnFrom)

@@ -58,6 +58,7 @@ func commands() []command {
 		{"eval", "test a checkpoint", eval},
 		{"sleep", "let a checkpoint's network sleep, and measure it", sleepCommand},
 		{"package", "make an edge package of a checkpoint: integers, in one file", packageCommand},
+		{"plan", "what an edge package takes on a board, before it is there", planCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
 		{"bench", "speed against limits and other programs; backends against each other", bench},
