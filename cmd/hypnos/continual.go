@@ -31,8 +31,8 @@ Examples:
 	modes := f.String("modes", strings.Join(continual.Modes(), ","), "what learns: "+strings.Join(continual.Modes(), ", "))
 	f.IntVar(&o.Steps, "steps", 200, "wake steps a task, of one image each")
 	f.IntVar(&o.SleepEvery, "sleep-every", 10, "wake steps from sleep to sleep, where there is sleep")
-	f.Float64Var(&o.LR, "lr", defaultContinualLR, "learning rate")
-	f.IntVar(&o.Test, "test", 300, "test images a task, the first of every class; 0 means all")
+	f.Float64Var(&o.LR, "lr", 0.05, "learning rate")
+	f.IntVar(&o.Test, "test", 150, "test images a task, the first of every class; 0 means all")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of initial weights, of the stream and of stochastic rounding")
 	f.IntVar(&o.Threads, "threads", 0, "number of threads (default: one a core)")
 	epochs := f.Int("epochs", 12, "passes through the sample beforehand, without -m")
@@ -74,9 +74,6 @@ Examples:
 	}
 	return nil
 }
-
-// defaultContinualLR suits the default network: of 0.0003 to 0.03 it is where integers and float learn most of the stream.
-const defaultContinualLR = 0.01
 
 // continualSubject opens the package, or trains a network.
 func continualSubject(ctx context.Context, c console, path, source string, o continual.Options, epochs int) (continual.Subject, func() error, error) {
