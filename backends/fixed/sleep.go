@@ -34,7 +34,12 @@ func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error
 		default:
 			return sleep.Report{}, fmt.Errorf("fixed: execution %q is %w: only %q", s.Execution, core.ErrUnsupported, sleep.DenseMap)
 		}
-		if c, ok := rule.(sleep.Circuit); ok && !c.MeanPreserving {
+		for _, w := range e.weights { // neurons move one by one
+			if w != nil {
+				w.separate()
+			}
+		}
+		if c, ok := rule.(sleep.Circuit); ok && !c.MeanPreserving { // and equal ones, too
 			if err := e.expand(nil); err != nil {
 				return sleep.Report{}, err
 			}
@@ -231,7 +236,8 @@ func instantBlocks(elements int) (blocks, size int) {
 // together is how many int16 an int32 holds the sum of.
 const together = math.MaxInt32 / math.MaxInt16
 
-// instant sets the weights of every group of a grid to their mean. Elements of a position, (N, K), are the groups' weights.
+// instant sets the weights of every group of a grid to their mean. Elements of a position, (N, K), are the groups' weights. The
+// mean is written once, and all positions share it.
 func (s *sleeper) instant(g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
 	w := s.w
 	size := w.Out * w.padded
@@ -252,41 +258,44 @@ func (s *sleeper) instant(g sleep.Grid) (kept sleep.PreservationSum, bytes int64
 			for part := range slices.Chunk(g.Positions, together) {
 				clear(sum[:n])
 				for _, p := range part {
-					s.kernels.Accumulate(sum[:n], w.value[p*size+lo:p*size+hi])
+					at := w.block(p) * size
+					s.kernels.Accumulate(sum[:n], w.value[at+lo:at+hi])
 				}
 				for j, v := range sum[:n] {
 					total[j] += int64(v)
 				}
 			}
 			parts[i] = meansOf(mean[:n], total[:n], len(g.Positions))
-			for _, p := range g.Positions {
-				copy(w.value[p*size+lo:p*size+hi], mean[:n])
-			}
+			copy(w.value[g.Positions[0]*size+lo:], mean[:n])
 		}
 	})
 	for _, p := range parts {
 		kept.Merge(p)
 	}
-	bytes = 2 * wordBytes * int64(len(g.Positions)*size)
+	bytes = wordBytes * int64((len(g.Positions)+1)*size)
 	if w.biases != nil {
 		bytes += s.instantBiases(g.Positions)
 	}
+	w.share(g.Positions)
 	return kept, bytes
 }
 
-// meansOf rounds sums over n members to means, as fixed.DivideRound does. It divides in float64, which is exact enough: the
-// numerator has 33 bits, so that the quotient is away from the integers, unless it is one, by 1/2n at least, and its
-// rounding error is below 2^-36.
+// meansOf rounds sums over n members to means, as fixed.DivideRound does, by a multiplication in float64: the quotient q of
+// 2t+n by 2n, both whole, is an integer or 1/2n at least from the next, and n is below 2^31 (package net has no larger maps),
+// so that q + 1/4n, off by less than 2^-34, has the same whole part. (|q| is below 2^15+1; the product rounds by 2^-37 at most, twice,
+// and sums up to 2^17 by 2^-37.)
 func meansOf(mean []int16, sum []int64, n int) sleep.PreservationSum {
-	divisor, count := float64(2*n), float64(n)
+	const above = 1 << 16 // makes q positive, so that conversion cuts downwards
+	scale, count := 1/float64(2*n), 1/float64(n)
+	middle := above + scale/2
 	var cross, before2, diff2 float64
 	for i, t := range sum {
-		m := math.Floor(float64(2*t+int64(n)) / divisor)
+		m := int64(float64(float64(2*t+int64(n))*scale)+middle) - above
 		mean[i] = int16(m)
-		before := float64(t) / count
-		cross += before * m
+		before, after := float64(t)*count, float64(m)
+		cross += before * after
 		before2 += before * before
-		diff2 += (m - before) * (m - before)
+		diff2 += (after - before) * (after - before)
 	}
 	var kept sleep.PreservationSum
 	kept.AddSums(cross, before2, diff2)
@@ -296,10 +305,7 @@ func meansOf(mean []int16, sum []int64, n int) sleep.PreservationSum {
 func (s *sleeper) instantBiases(positions []int) (bytes int64) {
 	n := s.w.Out
 	for channel := range n {
-		mean := int32(fixed.DivideRound(s.biasSum(positions, channel), int64(len(positions))))
-		for _, p := range positions {
-			s.w.biases[p*n+channel] = mean
-		}
+		s.w.biases[positions[0]*n+channel] = int32(fixed.DivideRound(s.biasSum(positions, channel), int64(len(positions))))
 	}
-	return 2 * 4 * int64(len(positions)*n)
+	return 4 * int64((len(positions)+1)*n)
 }

@@ -27,6 +27,7 @@ type weights struct {
 	norm                  int64   // no row's Σ|w| is above
 	largestBias           int64   // no bias's absolute value is above
 	equal                 []bool  // by grid: its groups have become equal since the layer last learned
+	shared                []int32 // by position: whose block it has, since they became equal; nil: its own
 	release               func() error
 }
 
@@ -48,8 +49,37 @@ func (w *weights) block(position int) int {
 		return 0
 	case w.period > 0:
 		return position/w.out.W%w.period*w.period + position%w.out.W%w.period
+	case w.shared != nil:
+		return int(w.shared[position])
 	}
 	return position
+}
+
+// share lets positions have the block of the first of them.
+func (w *weights) share(positions []int) {
+	if w.shared == nil {
+		w.shared = make([]int32, w.positions)
+		for p := range w.shared {
+			w.shared[p] = int32(p)
+		}
+	}
+	for _, p := range positions {
+		w.shared[p] = int32(positions[0])
+	}
+}
+
+// separate gives every position a block of its own again, in the memory that it has.
+func (w *weights) separate() {
+	size := w.Out * w.padded
+	for p, from := range w.shared {
+		if b := int(from); b != p {
+			copy(w.value[p*size:(p+1)*size], w.value[b*size:])
+			if w.biases != nil {
+				copy(w.biases[p*w.Out:(p+1)*w.Out], w.biases[b*w.Out:])
+			}
+		}
+	}
+	w.shared = nil
 }
 
 // blocksNow is how many blocks there are in memory.
@@ -182,7 +212,7 @@ func (w *weights) load(p *model.Params, k *kernel.Kernels) error {
 	if err != nil {
 		return err
 	}
-	w.period, w.equal = s.period, nil
+	w.period, w.equal, w.shared = s.period, nil, nil
 	if err := w.allocate(w.blocksNow()); err != nil {
 		return err
 	}
@@ -223,15 +253,28 @@ func (w *weights) save(p *model.Params) {
 		}
 		p.AddLazy(i, func() (model.Tensor, error) { return model.Tensor{Info: i, Data: load()}, nil })
 	}
+	block := func(i int) int { // that the i-th of those that are saved has
+		if w.period > 0 {
+			return i
+		}
+		return w.block(i)
+	}
 	add(w.weight, model.I16, func() any {
-		data := make([]int16, len(w.value)/w.padded*w.k)
-		for row := range len(w.value) / w.padded {
-			copy(data[row*w.k:(row+1)*w.k], w.value[row*w.padded:])
+		data := make([]int16, w.blocksNow()*w.Out*w.k)
+		for row := range w.blocksNow() * w.Out {
+			from := block(row/w.Out)*w.Out + row%w.Out
+			copy(data[row*w.k:(row+1)*w.k], w.value[from*w.padded:])
 		}
 		return data
 	})
 	if w.biases != nil {
-		add(w.bias, model.I32, func() any { return append([]int32(nil), w.biases...) })
+		add(w.bias, model.I32, func() any {
+			data := make([]int32, 0, w.blocksNow()*w.Out)
+			for i := range w.blocksNow() {
+				data = append(data, w.biasesOf(block(i))...)
+			}
+			return data
+		})
 	}
 }
 
@@ -268,9 +311,10 @@ func (w *weights) free() error {
 	return release()
 }
 
-// expand brings a consolidated layer to a block a position. An error, when there is no memory, leaves it as it was.
+// expand gives every position a block of its own. An error, when there is no memory, leaves the layer as it was.
 func (w *weights) expand() error {
 	if w.period == 0 {
+		w.separate()
 		return nil
 	}
 	from, size := *w, w.Out*w.padded
@@ -309,13 +353,13 @@ func (w *weights) consolidate() error {
 	}
 	for row := range min(period, w.out.H) {
 		for col := range min(period, w.out.W) {
-			at, to := row*w.out.W+col, row*period+col
+			at, to := from.block(row*w.out.W+col), row*period+col
 			copy(w.value[to*size:(to+1)*size], from.value[at*size:])
 			if w.biases != nil {
 				copy(w.biases[to*w.Out:(to+1)*w.Out], from.biases[at*w.Out:])
 			}
 		}
 	}
-	w.period = period
+	w.period, w.shared = period, nil
 	return from.free()
 }
