@@ -104,6 +104,11 @@ func check(n *net.Network, o core.Options) error {
 			return fmt.Errorf("fixed: layer %q: batch norm is %w: it is folded into the layer before it (hypnos package)", v.Name, core.ErrUnsupported)
 		}
 	}
+	for _, l := range sleep.Layers(n) {
+		if positions := l.Out.H * l.Out.W; positions > maxPositions {
+			return fmt.Errorf("fixed: layer %q: %d positions of locally connected neurons are %w: at most %d", l.Name, positions, core.ErrUnsupported, maxPositions)
+		}
+	}
 	if _, err := o.Learns(n); err != nil {
 		return err
 	}

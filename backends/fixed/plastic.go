@@ -219,7 +219,7 @@ func (s *sleeper) plastic(t *sleep.Task) (kept sleep.PreservationSum, bytes int6
 
 func (s *sleeper) plasticGroup(g *group, positions []int, channel int) (kept sleep.PreservationSum) {
 	w := s.w
-	copy(g.sum, s.sums(positions, channel))
+	copy(g.sum, s.groupSums(positions, channel))
 	if w.biases != nil {
 		g.sum[g.k] = s.biasSum(positions, channel)
 	}
@@ -246,7 +246,7 @@ func (s *sleeper) plasticGroup(g *group, positions []int, channel int) (kept sle
 		}
 	}
 	n, unit := float64(len(positions)), w.format.Unit()
-	for j, after := range s.sums(positions, channel) {
+	for j, after := range s.groupSums(positions, channel) {
 		kept.Add(float64(before[j])/n*unit, float64(after)/n*unit)
 	}
 	return kept

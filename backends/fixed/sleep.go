@@ -7,9 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"hypnos/backends/fixed/internal/kernel"
 	"hypnos/core"
-	"hypnos/core/fixed"
 	"hypnos/core/rng"
 	"hypnos/core/sleep"
 )
@@ -45,11 +43,11 @@ func (e *engine) Sleep(ctx context.Context, s sleep.Stream) (sleep.Report, error
 			}
 		}
 	}
-	key := rng.New(s.Seed, rng.RoundSleep, 0).Uint64(s.Phase)
+	key, border := rng.New(s.Seed, rng.RoundSleep, 0).Uint64(s.Phase), s.Border
 	return sleep.Run(ctx, e.net, s, sleep.Host{
 		Now: time.Now,
 		Open: func(l sleep.Layer) sleep.Runner {
-			return &sleeper{engine: e, layer: l, w: e.weights[l.Node], stream: rng.New(key, rng.RoundSleep, uint64(l.Node))}
+			return &sleeper{engine: e, layer: l, border: border, w: e.weights[l.Node], stream: rng.New(key, rng.RoundSleep, uint64(l.Node))}
 		},
 		Param: e.parameter,
 		Word:  wordBytes,
@@ -90,8 +88,10 @@ func (e *engine) parameter(name string) ([]float64, error) {
 type sleeper struct {
 	*engine
 	layer  sleep.Layer
+	border sleep.Border
 	w      *weights
 	stream rng.Stream
+	sums   []int32 // (grids, N, padded K): Σ w over each grid's positions, once asked for
 }
 
 // row is the weights of one neuron.
@@ -137,7 +137,7 @@ func (s *sleeper) moments(positions []int, channel int, add func(mean, variance 
 func (s *sleeper) Means(g sleep.Grid) []float64 {
 	var means []float64
 	for channel := range s.w.Out {
-		sums := s.sums(g.Positions, channel)
+		sums := s.groupSums(g.Positions, channel)
 		for _, t := range sums {
 			means = append(means, float64(t)/float64(len(g.Positions))*s.w.format.Unit())
 		}
@@ -149,8 +149,8 @@ func (s *sleeper) Means(g sleep.Grid) []float64 {
 	return means
 }
 
-// sums are Σ w over a group, exact.
-func (s *sleeper) sums(positions []int, channel int) []int64 {
+// groupSums are Σ w over a group, exact.
+func (s *sleeper) groupSums(positions []int, channel int) []int64 {
 	sum := make([]int64, s.w.k)
 	for _, p := range positions {
 		for j, v := range s.row(p, channel) {
@@ -179,7 +179,7 @@ func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64)
 	}
 	if len(t.Positions) >= 2 {
 		if instant {
-			kept, bytes = s.instant(t.Grid)
+			kept, bytes = s.instant(t)
 		} else {
 			kept, bytes = s.plastic(t)
 		}
@@ -221,91 +221,4 @@ func (s *sleeper) noteShared(t *sleep.Task, instant bool) {
 	if !slices.Contains(s.w.equal, false) {
 		_ = s.w.consolidate() // without memory for the small form the layer stays in the large one, which means the same
 	}
-}
-
-// instantBlock is the most elements of a position that are summed together: sums, and the rows of a grid, stay in a core's cache
-// between the pass that reads them and the one that writes.
-const instantBlock = 2048
-
-// instantBlocks divides a position's elements into an even number of blocks of one size.
-func instantBlocks(elements int) (blocks, size int) {
-	blocks = 2 * ((elements + 2*instantBlock - 1) / (2 * instantBlock))
-	return blocks, kernel.Padded((elements + blocks - 1) / blocks)
-}
-
-// together is how many int16 an int32 holds the sum of.
-const together = math.MaxInt32 / math.MaxInt16
-
-// instant sets the weights of every group of a grid to their mean. Elements of a position, (N, K), are the groups' weights. The
-// mean is written once, and all positions share it.
-func (s *sleeper) instant(g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
-	w := s.w
-	size := w.Out * w.padded
-	blocks, block := instantBlocks(size)
-	parts := make([]sleep.PreservationSum, blocks)
-	s.pool.Run(blocks, func(_, from, to int) {
-		var sum [instantBlock]int32
-		var total [instantBlock]int64
-		var mean [instantBlock]int16
-		for i := from; i < to; i++ {
-			lo := i * block
-			hi := min(lo+block, size)
-			n := hi - lo
-			if n <= 0 {
-				continue
-			}
-			clear(total[:n])
-			for part := range slices.Chunk(g.Positions, together) {
-				clear(sum[:n])
-				for _, p := range part {
-					at := w.block(p) * size
-					s.kernels.Accumulate(sum[:n], w.value[at+lo:at+hi])
-				}
-				for j, v := range sum[:n] {
-					total[j] += int64(v)
-				}
-			}
-			parts[i] = meansOf(mean[:n], total[:n], len(g.Positions))
-			copy(w.value[g.Positions[0]*size+lo:], mean[:n])
-		}
-	})
-	for _, p := range parts {
-		kept.Merge(p)
-	}
-	bytes = wordBytes * int64((len(g.Positions)+1)*size)
-	if w.biases != nil {
-		bytes += s.instantBiases(g.Positions)
-	}
-	w.share(g.Positions)
-	return kept, bytes
-}
-
-// meansOf rounds sums over n members to means, as fixed.DivideRound does, by a multiplication in float64: the quotient q of
-// 2t+n by 2n, both whole, is an integer or 1/2n at least from the next, and n is below 2^31 (package net has no larger maps),
-// so that q + 1/4n, off by less than 2^-34, has the same whole part. (|q| is below 2^15+1; the product rounds by 2^-37 at most, twice,
-// and sums up to 2^17 by 2^-37.)
-func meansOf(mean []int16, sum []int64, n int) sleep.PreservationSum {
-	const above = 1 << 16 // makes q positive, so that conversion cuts downwards
-	scale, count := 1/float64(2*n), 1/float64(n)
-	middle := above + scale/2
-	var cross, before2, diff2 float64
-	for i, t := range sum {
-		m := int64(float64(float64(2*t+int64(n))*scale)+middle) - above
-		mean[i] = int16(m)
-		before, after := float64(t)*count, float64(m)
-		cross += before * after
-		before2 += before * before
-		diff2 += (after - before) * (after - before)
-	}
-	var kept sleep.PreservationSum
-	kept.AddSums(cross, before2, diff2)
-	return kept
-}
-
-func (s *sleeper) instantBiases(positions []int) (bytes int64) {
-	n := s.w.Out
-	for channel := range n {
-		s.w.biases[positions[0]*n+channel] = int32(fixed.DivideRound(s.biasSum(positions, channel), int64(len(positions))))
-	}
-	return 4 * int64((len(positions)+1)*n)
 }
