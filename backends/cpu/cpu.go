@@ -18,7 +18,6 @@ package cpu
 import (
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -29,6 +28,7 @@ import (
 
 	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/backends/internal/arena"
+	"hypnos/backends/internal/workers"
 )
 
 // Name is the backend's name.
@@ -52,18 +52,13 @@ func Versions() []string {
 
 // Open returns the backend.
 func Open(o Options) (core.Backend, error) {
-	cores := runtime.GOMAXPROCS(0)
-	b := backend{threads: o.Threads, kernels: kernel.Versions()[0], memory: o.Memory}
-	switch {
-	case o.Memory < 0:
+	if o.Memory < 0 {
 		return nil, fmt.Errorf("cpu: %d bytes of memory are below 0", o.Memory)
-	case o.Threads < 0:
-		return nil, fmt.Errorf("cpu: %d threads are below 0", o.Threads)
-	case o.Threads == 0:
-		b.threads = cores
-	case o.Threads > cores:
-		b.threads = cores
-		b.notes = append(b.notes, fmt.Sprintf("%d threads asked for, cut to the %d cores", o.Threads, cores))
+	}
+	b := backend{kernels: kernel.Versions()[0], memory: o.Memory}
+	var err error
+	if b.threads, b.notes, err = workers.Count(o.Threads); err != nil {
+		return nil, fmt.Errorf("cpu: %w", err)
 	}
 	if o.Kernels != "" {
 		i := slices.Index(Versions(), o.Kernels)

@@ -17,11 +17,11 @@ package fixed
 import (
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 
 	"hypnos/backends/fixed/internal/kernel"
+	"hypnos/backends/internal/workers"
 	"hypnos/core"
 	"hypnos/core/net"
 	"hypnos/core/optim"
@@ -48,16 +48,10 @@ func Versions() []string {
 
 // Open returns the backend.
 func Open(o Options) (core.Backend, error) {
-	cores := runtime.GOMAXPROCS(0)
-	b := backend{threads: o.Threads, kernels: kernel.Versions()[0]}
-	switch {
-	case o.Threads < 0:
-		return nil, fmt.Errorf("fixed: %d threads are below 0", o.Threads)
-	case o.Threads == 0:
-		b.threads = cores
-	case o.Threads > cores:
-		b.threads = cores
-		b.notes = append(b.notes, fmt.Sprintf("%d threads asked for, cut to the %d cores", o.Threads, cores))
+	b := backend{kernels: kernel.Versions()[0]}
+	var err error
+	if b.threads, b.notes, err = workers.Count(o.Threads); err != nil {
+		return nil, fmt.Errorf("fixed: %w", err)
 	}
 	if o.Kernels != "" {
 		i := slices.Index(Versions(), o.Kernels)

@@ -1,7 +1,26 @@
 // Package workers runs loops on a fixed set of goroutines.
 package workers
 
-import "sync/atomic"
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+)
+
+// Count is the size of a pool for so many threads asked for: 0 means one a core; more than there are cores are cut, which
+// the notes say.
+func Count(threads int) (size int, notes []string, err error) {
+	cores := runtime.GOMAXPROCS(0)
+	switch {
+	case threads < 0:
+		return 0, nil, fmt.Errorf("%d threads are below 0", threads)
+	case threads > cores:
+		return cores, []string{fmt.Sprintf("%d threads asked for, cut to the %d cores", threads, cores)}, nil
+	case threads == 0:
+		return cores, nil, nil
+	}
+	return threads, nil, nil
+}
 
 // Pool is a set of goroutines that live until Close. A pool of one runs everything on the caller's goroutine.
 //
