@@ -68,7 +68,7 @@ var (
 )
 
 // randomParams draws the parameters of an edge package; mean is the weights' mean in units of their deviation.
-func randomParams(t *testing.T, n *net.Network, seed uint64, mean float64) *model.Params {
+func randomParams(t testing.TB, n *net.Network, seed uint64, mean float64) *model.Params {
 	t.Helper()
 	f := edge.Formats{Profile: edge.Profile, Activations: map[string]fixed.Format{}, Weights: map[string]fixed.Format{}}
 	p := &model.Params{}
@@ -116,7 +116,7 @@ func training(batch int) core.Options {
 	return o
 }
 
-func openEngine(t *testing.T, o Options, n *net.Network, c core.Options, p *model.Params) *engine {
+func openEngine(t testing.TB, o Options, n *net.Network, c core.Options, p *model.Params) *engine {
 	t.Helper()
 	b, err := Open(o)
 	if err != nil {
