@@ -25,6 +25,7 @@ type Cost struct {
 	Activations  int64  `json:"activations"`  // bytes of its output, at the largest batch
 	Errors       int64  `json:"errors"`       // of its output, bytes
 	Scratch      int64  `json:"scratch"`      // bytes of a worker
+	Asleep       int64  `json:"asleep"`       // bytes that a sleep holds while it is at the layer, whichever rule takes more
 	Infer        Work   `json:"inference"`
 	Small        Work   `json:"inference_consolidated"`
 	Wake         Work   `json:"wake"`
@@ -32,9 +33,9 @@ type Cost struct {
 	Hebbian      Work   `json:"hebbian"`
 }
 
-// Costs lists what every layer of a network costs with batches of MaxBatch; a Hebbian sleep has so many events a grid. Making
-// a grid's map takes 2·M² multiply-adds an event, M = K inputs and a bias; applying it M² a neuron.
-func Costs(n *net.Network, o core.Options, events int) ([]Cost, error) {
+// Costs lists what every layer of a network costs with batches of MaxBatch on so many threads; a Hebbian sleep has so many
+// events a grid. Making a grid's map takes 2·M² multiply-adds an event, M = K inputs and a bias; applying it M² a neuron.
+func Costs(n *net.Network, o core.Options, events, threads int) ([]Cost, error) {
 	if err := check(n, o); err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func Costs(n *net.Network, o core.Options, events int) ([]Cost, error) {
 			c.Wake = c.Wake.plus(g.learning(c, in, out, weighted, carried.carries(i) && !carried.broadcasts()))
 		}
 		if l, ok := layers[i]; ok {
-			c.sleeps(g, l, events)
+			c.sleeps(g, l, events, threads)
 		}
 		all = append(all, c)
 	}
@@ -108,12 +109,19 @@ func (g geometry) learning(c Cost, in, out int64, weighted, carry bool) Work {
 	return w
 }
 
-// sleeps adds what the layer does asleep.
-func (c *Cost) sleeps(g geometry, l sleep.Layer, events int) {
+// sleeps adds what the layer does asleep. An instant sleep reads all weights and writes a mean a group; it holds the sums of
+// all grids and each worker's part of them. A Hebbian sleep reads and writes all weights; it holds, for each channel group,
+// the patterns and the map's factors, (events, M) each, and (M, M) maps: of the layer, as a grid sees it, and in integers,
+// whole and in two halves.
+func (c *Cost) sleeps(g geometry, l sleep.Layer, events, threads int) {
 	elements, m := int64(g.blocks())*int64(g.Out)*int64(g.padded), int64(l.Inputs())
 	neurons, grids := int64(g.positions)*int64(g.Out), int64(len(l.Grids(sleep.BorderShares)))
-	c.Instant = Work{Bytes: 2 * c.Weights, MACs: elements}
+	c.Instant = Work{Bytes: c.Weights + c.Consolidated, MACs: elements}
 	c.Hebbian = Work{Bytes: 2 * c.Weights, MACs: neurons*m*m + grids*2*int64(events)*m*m, Random: elements}
+	const number, sum, half = 8, 4, 2 // bytes
+	instant := sum * grids * (int64(g.Out)*int64(g.padded) + int64(threads)*instantBlock)
+	hebbian := int64(g.groups) * (2*number*int64(events)*m + m*m*(3*number+2*half))
+	c.Asleep = max(instant, hebbian)
 }
 
 // MemoryOf is what an engine with so many threads takes, on a board that may have more cores than this machine.

@@ -68,7 +68,7 @@ func TestMemoryIsWhatIsAllocated(t *testing.T) {
 		if ratio := float64(got) / float64(planned.Total()); !(ratio >= 0.9 && ratio <= 1.1) {
 			t.Errorf("%+v: %d bytes allocated, %d planned: %+v", c, got, planned.Total(), planned)
 		}
-		costs, err := Costs(n, o, 100)
+		costs, err := Costs(n, o, 100, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -54,7 +54,7 @@ type Plan struct {
 	// Small is the engine's memory with consolidated weights: until the first wake step after an instant sleep expands them.
 	Small   core.Memory `json:"memory_consolidated"`
 	Program int64       `json:"program"` // bytes of the program itself
-	Peak    int64       `json:"peak"`    // bytes: engine, program, and the largest tensor while it is loaded or expanded
+	Peak    int64       `json:"peak"`    // bytes: engine, program, and the largest layer while it is loaded, expanded or asleep
 	Free    int64       `json:"free"`    // bytes of the board
 	Fits    bool        `json:"fits"`
 }
@@ -74,7 +74,7 @@ func New(n *net.Network, b board.Profile, o Options) (*Plan, error) {
 	if o.Events < 1 {
 		return nil, fmt.Errorf("plan: %d events are below 1", o.Events)
 	}
-	costs, err := fixed.Costs(n, o.Core, o.Events)
+	costs, err := fixed.Costs(n, o.Core, o.Events, o.Threads)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,8 @@ func New(n *net.Network, b board.Profile, o Options) (*Plan, error) {
 		p.Seconds.Instant += l.Seconds.Instant
 		p.Seconds.Hebbian += l.Seconds.Hebbian
 		p.Small.Weights -= c.Weights - c.Consolidated
-		largest = max(largest, c.Weights)
+		largest = max(largest, c.Weights, c.Asleep)
+		p.Total.Asleep = max(p.Total.Asleep, c.Asleep)
 	}
 	p.Peak = p.Memory.Total() + largest + p.Program
 	p.Fits = p.Peak <= p.Free
@@ -151,7 +152,7 @@ func (p *Plan) WriteText(w io.Writer) error {
 	m := p.Memory
 	fmt.Fprintf(w, "engine: %.2f MB (weights %.2f, activations %.2f, errors %.2f, scratch %.2f); consolidated, until it learns: %.2f MB\n",
 		mega(m.Total()), mega(m.Weights), mega(m.Activations), mega(m.Gradients), mega(m.Scratch), mega(p.Small.Total()))
-	fmt.Fprintf(w, "peak: %.2f MB (engine, the largest layer while it is read or expanded, %.0f MB for the program); the board has %.0f MB for it: %s\n",
+	fmt.Fprintf(w, "peak: %.2f MB (engine, the largest layer while it is read, expanded or asleep, %.0f MB for the program); the board has %.0f MB for it: %s\n",
 		mega(p.Peak), mega(p.Program), mega(p.Free), map[bool]string{true: "fits", false: "does not fit"}[p.Fits])
 	if e := p.Board.Estimated(); len(e) > 0 {
 		fmt.Fprintf(w, "figures of the board that are estimates, not of a data sheet: %s\n", strings.Join(e, ", "))
