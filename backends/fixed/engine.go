@@ -37,6 +37,8 @@ type engine struct {
 	wide   [][]int64      // by worker: sums that go back to a layer's input
 	scaled []int16        // errors times the learning rate
 	sums   []int64        // gradients of weights that positions share
+
+	gridSums, gridParts []int32 // of an instant sleep
 }
 
 func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*engine, error) {

@@ -32,31 +32,29 @@ func (s *sleeper) gridSums() []int32 {
 			gridOf[p] = i
 		}
 	}
-	s.sums = make([]int32, len(grids)*size)
-	parts := make([][]int32, s.pool.Size())
+	s.sums = room(&s.engine.gridSums, len(grids)*size)
+	others := s.pool.Size() - 1 // the first worker sums where the result is to be
+	parts := room(&s.engine.gridParts, others*len(grids)*instantBlock)
 	for first := 0; first < size; first += instantBlock {
 		n := min(instantBlock, size-first)
+		clear(parts)
 		s.pool.Run(w.positions, func(worker, lo, hi int) {
-			if parts[worker] == nil {
-				parts[worker] = make([]int32, len(grids)*instantBlock)
+			sums, stride := s.sums[first:], size
+			if worker > 0 {
+				sums, stride = parts[(worker-1)*len(grids)*instantBlock:], instantBlock
 			}
-			part := parts[worker]
-			clear(part)
 			for p := lo; p < hi; p++ {
 				if g := gridOf[p]; g >= 0 {
 					from := w.block(p)*size + first
-					s.kernels.Accumulate(part[g*n:(g+1)*n], w.value[from:from+n])
+					s.kernels.Accumulate(sums[g*stride:g*stride+n], w.value[from:from+n])
 				}
 			}
 		})
 		s.pool.Run(len(grids), func(_, lo, hi int) {
 			for g := lo; g < hi; g++ {
 				to := s.sums[g*size+first:][:n]
-				for _, part := range parts {
-					if part == nil {
-						continue // a worker without a position
-					}
-					for i, v := range part[g*n : (g+1)*n] {
+				for other := range others {
+					for i, v := range parts[(other*len(grids)+g)*instantBlock:][:n] {
 						to[i] += v
 					}
 				}
@@ -64,6 +62,15 @@ func (s *sleeper) gridSums() []int32 {
 		})
 	}
 	return s.sums
+}
+
+// room is n numbers, all 0, in memory that is kept for the next time.
+func room(kept *[]int32, n int) []int32 {
+	if n > len(*kept) {
+		*kept = make([]int32, n)
+	}
+	clear((*kept)[:n])
+	return (*kept)[:n]
 }
 
 // instant sets the weights of every group of a grid to their mean. Elements of a position, (N, K), are the groups' weights. The
