@@ -53,9 +53,16 @@ func (a *Arena) Close() error {
 	return release()
 }
 
+// LeastMapped is the length from which Int16s maps memory: a huge page. Less is taken from the heap, since a mapping takes a
+// huge page of addresses more than it holds, and these end on 32 bits.
+const LeastMapped = 1 << 20
+
 // Int16s is an array of n, all 0, in memory of its own, for what comes and goes while an engine lives. release gives it back;
 // the array must not be used afterwards.
 func Int16s(n int) (array []int16, release func() error, err error) {
+	if n < LeastMapped {
+		return make([]int16, n), func() error { return nil }, nil
+	}
 	memory, release, err := allocate((n + 1) / 2)
 	if err != nil {
 		return nil, nil, fmt.Errorf("arena: %d bytes: %w", 2*int64(n), err)
