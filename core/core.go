@@ -97,8 +97,9 @@ type Engine interface {
 	// Wake makes one learning step by the rule it was compiled for, down the mean cross-entropy, at the given learning
 	// rate, and returns what the network gave before the step. Anything that is not finite is a *NonFiniteError.
 	Wake(ctx context.Context, x Batch, y Labels, lr float64) (Step, error)
-	// Sleep runs a sleep phase. When ctx ends, it returns within one group's work with every group untouched or
-	// finished, the context's error, and a report whose Next says where to go on.
+	// Sleep runs a sleep phase. When ctx ends, it returns within the work of one grid, or of one layer where its grids are
+	// shared together (sleep.LayerRunner), with every group untouched or finished, the context's error, and a report whose
+	// Next says where to go on.
 	Sleep(context.Context, sleep.Stream) (sleep.Report, error)
 	// Trace runs one batch without changing anything and yields every layer's activation as "out/<layer>" in order,
 	// then, when the probe asks for gradients, "grad/<parameter>" for every trained parameter and "grad/input", as the

@@ -14,7 +14,7 @@ func (s *sleeper) before(g sleep.Grid) {
 	}
 	n := float64(len(g.Positions))
 	for i, p := range s.params {
-		s.eachBlock(p, g.Positions, func(_ int, c *columns) {
+		s.eachBlock(p, blockLen(len(g.Positions)), func(_ int, c *columns) {
 			for j, sum := range c.sums(g.Positions) {
 				s.means[i][c.lo+j] = sum / n
 			}
@@ -25,14 +25,15 @@ func (s *sleeper) before(g sleep.Grid) {
 // kept compares the means of the weights with those before.
 func (s *sleeper) kept(g sleep.Grid) (kept sleep.PreservationSum) {
 	weight, n := s.params[0], float64(len(g.Positions))
-	parts := make([]sleep.PreservationSum, s.elements(weight)/leastBlock+1)
-	blocks := s.eachBlock(weight, g.Positions, func(block int, c *columns) {
+	size := blockLen(len(g.Positions))
+	parts := make([]sleep.PreservationSum, s.blocks(weight, size))
+	s.eachBlock(weight, size, func(block int, c *columns) {
 		before := s.means[0][c.lo:c.hi]
 		for j, sum := range c.sums(g.Positions) {
 			parts[block].Add(before[j], sum/n)
 		}
 	})
-	for _, p := range parts[:blocks] {
+	for _, p := range parts {
 		kept.Merge(p)
 	}
 	return kept

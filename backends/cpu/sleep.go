@@ -29,29 +29,27 @@ func newSleeper(e *engine, l sleep.Layer) *sleeper {
 // elements is how many numbers of the parameter a position has.
 func (s *sleeper) elements(p *param) int { return len(p.value) / (s.layer.Out.H * s.layer.Out.W) }
 
-// leastBlock is the smallest blockLen.
-const leastBlock = 512
-
-// blockLen is how many elements are worked on together, such that those of a grid stay in a core's cache between the
-// pass that reads them and the one that writes, in pieces that are still worth streaming. Results are summed block by
-// block, so that they do not depend on the number of threads.
+// blockLen is how many elements of a grid are worked on together, such that they stay in a core's cache between the pass
+// that reads them and the one that writes, in pieces that are still worth streaming.
 func blockLen(positions int) int {
 	const cached = 64 << 10 // floats
-	return min(max(cached/max(positions, 1)&^(kernel.Tile-1), leastBlock), 4096)
+	return min(max(cached/max(positions, 1)&^(kernel.Tile-1), 512), 4096)
 }
 
+// blocks is how many blocks of a size the elements of a parameter make. What is summed over a parameter is summed block by
+// block, so that it does not depend on the number of threads.
+func (s *sleeper) blocks(p *param, size int) int { return (s.elements(p) + size - 1) / size }
+
 // eachBlock lets the workers call f for blocks of the parameter's elements, each with the columns of the block.
-func (s *sleeper) eachBlock(p *param, positions []int, f func(block int, c *columns)) (blocks int) {
-	elements, size := s.elements(p), blockLen(len(positions))
-	blocks = (elements + size - 1) / size
-	s.pool.Run(blocks, func(worker, from, to int) {
+func (s *sleeper) eachBlock(p *param, size int, f func(block int, c *columns)) {
+	elements := s.elements(p)
+	s.pool.Run(s.blocks(p, size), func(worker, from, to int) {
 		c := s.tables[worker]
 		for block := from; block < to; block++ {
 			c.value, c.stride, c.lo, c.hi = p.value, elements, block*size, min((block+1)*size, elements)
 			f(block, c)
 		}
 	})
-	return blocks
 }
 
 func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
@@ -62,8 +60,9 @@ func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 		if len(g.Positions) >= 2 {
 			all.AddGroups(s.layer.Out.C)
 		}
-		parts := make([]sleep.StatsSum, s.elements(weight)/leastBlock+1)
-		blocks := s.eachBlock(weight, g.Positions, func(block int, c *columns) {
+		size := blockLen(len(g.Positions))
+		parts := make([]sleep.StatsSum, s.blocks(weight, size))
+		s.eachBlock(weight, size, func(block int, c *columns) {
 			if len(g.Positions) >= 2 {
 				c.moments(g.Positions, parts[block].Add)
 			}
@@ -71,7 +70,7 @@ func (s *sleeper) Measure(b sleep.Border) sleep.Stats {
 				c.moments(inner[i].Positions, parts[block].AddInner)
 			}
 		})
-		for _, p := range parts[:blocks] {
+		for _, p := range parts {
 			all.Merge(p)
 		}
 	}
@@ -109,8 +108,8 @@ func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64)
 	if len(t.Positions) < 2 {
 		return kept, 0 // nobody to share with
 	}
-	if _, ok := t.Rule.(sleep.Instant); ok {
-		return s.instant(t.Grid)
+	if kept, bytes, done := s.ShareAll(t.Rule, []sleep.Grid{t.Grid}); done {
+		return kept, bytes
 	}
 	for _, p := range s.params {
 		p.finite.Store(false) // float32 may not hold what finite weights become
@@ -128,21 +127,46 @@ func (s *sleeper) Share(t *sleep.Task) (kept sleep.PreservationSum, bytes int64)
 	return s.kept(t.Grid), bytes
 }
 
-func (s *sleeper) instant(g sleep.Grid) (kept sleep.PreservationSum, bytes int64) {
+// summed is how many bytes of sums stay in a core's first cache beside the rows that they are of.
+const summed = 14 << 10
+
+// ahead is how many positions before its turn a row is asked for.
+const ahead = 6
+
+// ShareAll sets the weights of every group of the grids to their mean: some elements of all positions at a time, in the
+// order of memory, as the positions of one grid lie far apart.
+func (s *sleeper) ShareAll(rule sleep.Rule, grids []sleep.Grid) (kept sleep.PreservationSum, bytes int64, done bool) {
+	if _, ok := rule.(sleep.Instant); !ok {
+		return kept, 0, false
+	}
+	gridOf, asleep := make([]int, s.layer.Out.H*s.layer.Out.W), 0
+	for i := range gridOf {
+		gridOf[i] = none
+	}
+	for i, g := range grids {
+		if len(g.Positions) < 2 {
+			continue // nobody to share with
+		}
+		for _, p := range g.Positions {
+			gridOf[p] = i
+		}
+		asleep += len(g.Positions)
+	}
+	size := max(summed/(8*max(len(grids), 1))&^(kernel.Tile-1), kernel.Tile)
 	for _, p := range s.params {
-		parts := make([]kernel.Kept, s.elements(p)/leastBlock+1)
-		blocks := s.eachBlock(p, g.Positions, func(block int, c *columns) { c.share(g.Positions, &parts[block]) })
-		bytes += 2 * 4 * int64(len(g.Positions)*s.elements(p))
+		parts := make([]kernel.Kept, s.blocks(p, size))
+		s.eachBlock(p, size, func(block int, c *columns) { c.share(grids, gridOf, &parts[block]) })
+		bytes += 2 * 4 * int64(asleep*s.elements(p))
 		if p.Role != net.Weight {
 			continue
 		}
-		for _, part := range parts[:blocks] {
+		for _, part := range parts {
 			for lane := range kernel.Lanes {
 				kept.AddSums(part.Cross[lane], part.Before[lane], part.Diff[lane])
 			}
 		}
 	}
-	return kept, bytes
+	return kept, bytes, true
 }
 
 // neuronOf is where the element of a parameter belongs.
@@ -186,9 +210,8 @@ func (c *columns) row(position int) []float32 {
 	return c.value[position*c.stride+c.lo : position*c.stride+c.hi]
 }
 
-// cleared returns the accumulators, one an element.
-func (c *columns) cleared() (d1, d2 []float64) {
-	n := c.hi - c.lo
+// cleared returns the accumulators, n each.
+func (c *columns) cleared(n int) (d1, d2 []float64) {
 	if len(c.d1) < n {
 		c.d1, c.d2 = make([]float64, n), make([]float64, n)
 	}
@@ -199,7 +222,7 @@ func (c *columns) cleared() (d1, d2 []float64) {
 
 // moments calls f with mean and variance of each element over the positions, summed around the first.
 func (c *columns) moments(positions []int, f func(mean, variance float64)) {
-	d1, d2 := c.cleared()
+	d1, d2 := c.cleared(c.hi - c.lo)
 	first := c.row(positions[0])
 	for _, p := range positions[1:] {
 		c.kernels.AddMoments(d1, d2, c.row(p), first)
@@ -209,20 +232,32 @@ func (c *columns) moments(positions []int, f func(mean, variance float64)) {
 	}
 }
 
-// share sets each element to its mean over the positions, computed in float64 and rounded once. Equal weights stay as
-// they are: the sum of up to 2^29 of them is exact.
-func (c *columns) share(positions []int, kept *kernel.Kept) {
-	sums := c.sums(positions)
-	first := c.row(positions[0])
-	c.kernels.Means(first, sums, float64(len(positions)), kept)
-	for _, p := range positions[1:] {
-		copy(c.row(p), first)
+// share sets each element to its mean over the positions of each grid, computed in float64 and rounded once. Equal weights
+// stay as they are: the sum of up to 2^29 of them is exact. gridOf are the positions' grids, none for those that rest.
+func (c *columns) share(grids []sleep.Grid, gridOf []int, kept *kernel.Kept) {
+	n := c.hi - c.lo
+	sums, _ := c.cleared(len(grids) * n)
+	for p, g := range gridOf {
+		if g != none {
+			c.kernels.AddRow(sums[g*n:(g+1)*n], c.row(p), c.row(min(p+ahead, len(gridOf)-1)))
+		}
+	}
+	mean := func(g int) []float32 { return c.row(grids[g].Positions[0]) } // where it is written first
+	for g := range grids {
+		if count := len(grids[g].Positions); count >= 2 {
+			c.kernels.Means(mean(g), sums[g*n:(g+1)*n], float64(count), kept)
+		}
+	}
+	for p, g := range gridOf {
+		if g != none && p != grids[g].Positions[0] {
+			copy(c.row(p), mean(g))
+		}
 	}
 }
 
 // sums adds up each element over the positions.
 func (c *columns) sums(positions []int) []float64 {
-	sums, _ := c.cleared()
+	sums, _ := c.cleared(c.hi - c.lo)
 	for i := 0; i < len(positions); {
 		run := evenly(positions[i:])
 		apart := 0

@@ -127,8 +127,16 @@ type Runner interface {
 	Share(*Task) (PreservationSum, int64)
 }
 
+// LayerRunner is a Runner that may share many grids of its layer together, where that is quicker than one after the other.
+type LayerRunner interface {
+	Runner
+	// ShareAll runs a rule on all the grids, with the result of Share on each; or not, and then nothing has changed.
+	ShareAll(Rule, []Grid) (kept PreservationSum, bytes int64, done bool)
+}
+
 // Run is the phase itself, the same for every backend: it checks everything that can be refused, then goes through
-// layers and grids in order, asks ctx before each grid and while it prepares a layer, and keeps the report. When ctx
+// layers and grids in order, asks ctx before each grid, or before all that a LayerRunner shares together, and while it
+// prepares a layer, and keeps the report. When ctx
 // ends, the report's Next is the first grid not done, and the error wraps the context's.
 func Run(ctx context.Context, n *net.Network, s Stream, h Host) (Report, error) {
 	p := phase{Stream: s, host: h, state: NewState(n, s.Border, h), start: h.Now()}
@@ -239,6 +247,12 @@ func (p *phase) share(ctx context.Context, w Work, run Runner, lr *LayerReport) 
 		return nil
 	}
 	var kept PreservationSum
+	if all, ok := run.(LayerRunner); ok && ctx.Err() == nil {
+		if sum, bytes, done := all.ShareAll(p.Rule, w.Grids[w.First:]); done {
+			lr.Mean, lr.Bytes = sum.Preservation(), bytes
+			return nil
+		}
+	}
 	for i := w.First; i < len(w.Grids); i++ {
 		if ctx.Err() != nil {
 			p.report.Next = &Token{Layer: w.Name, Grid: i}

@@ -3782,6 +3782,33 @@ done:
 	VZEROUPPER
 	RET
 
+// func addRowAVX512(sums *float64, x *float32, next *float32, n int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·addRowAVX512(SB), NOSPLIT, $0-32
+	MOVQ sums+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ next+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	TESTQ      BX, BX
+	JE         done
+	PREFETCHT0 (DX)(SI*1)
+	VCVTPS2PD  (CX)(SI*1), Z0
+	VADDPD     (AX)(SI*2), Z0, Z0
+	VMOVUPD    Z0, (AX)(SI*2)
+	VCVTPS2PD  32(CX)(SI*1), Z0
+	VADDPD     64(AX)(SI*2), Z0, Z0
+	VMOVUPD    Z0, 64(AX)(SI*2)
+	ADDQ       $0x40, SI
+	SUBQ       $0x10, BX
+	JMP        loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func addMomentsAVX512(d1 *float64, d2 *float64, x *float32, first *float32, n int)
 // Requires: AVX, AVX512F
 TEXT ·addMomentsAVX512(SB), NOSPLIT, $0-40
@@ -4865,6 +4892,33 @@ loop:
 	ADDQ      $0x20, DX
 	SUBQ      $0x08, BX
 	JMP       loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func addRowAVX2(sums *float64, x *float32, next *float32, n int)
+// Requires: AVX, MMX+
+TEXT ·addRowAVX2(SB), NOSPLIT, $0-32
+	MOVQ sums+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ next+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	TESTQ      BX, BX
+	JE         done
+	PREFETCHT0 (DX)(SI*1)
+	VCVTPS2PD  (CX)(SI*1), Y0
+	VADDPD     (AX)(SI*2), Y0, Y0
+	VMOVUPD    Y0, (AX)(SI*2)
+	VCVTPS2PD  16(CX)(SI*1), Y0
+	VADDPD     32(AX)(SI*2), Y0, Y0
+	VMOVUPD    Y0, 32(AX)(SI*2)
+	ADDQ       $0x20, SI
+	SUBQ       $0x08, BX
+	JMP        loop
 
 done:
 	VZEROUPPER

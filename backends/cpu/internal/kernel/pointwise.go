@@ -30,6 +30,8 @@ type Pointwise struct {
 	// AddRows adds rows of len(sums) numbers, ld apart in x, to the sums, element by element. Sums of up to 2^29 equal
 	// numbers are exact.
 	AddRows func(sums []float64, x []float32, ld, rows int)
+	// AddRow adds x to the sums, element by element, and may ask for next, a row as long, to be in the cache soon.
+	AddRow func(sums []float64, x, next []float32)
 	// AddMoments adds x - first to d1 and its square to d2, element by element.
 	AddMoments func(d1, d2 []float64, x, first []float32)
 	// Means is dst = m rounded, with m = sums/count, and adds Σ m·dst, Σ m² and Σ (dst-m)² to the Lanes of kept.
@@ -67,7 +69,7 @@ func portablePointwise() Pointwise {
 	return Pointwise{
 		MomentSums: momentSumsGo, Normalise: normaliseGo, GradientSums: gradientSumsGo, NormaliseGradient: normaliseGradientGo,
 		Rectify: rectifyGo, RectifyGradient: rectifyGradientGo, Sum: sumGo, ScaleShift: scaleShiftGo,
-		Adam: adamGo, Momentum: momentumGo, AddRows: addRowsGo, AddMoments: addMomentsGo, Means: meansGo, Finite: finiteGo,
+		Adam: adamGo, Momentum: momentumGo, AddRows: addRowsGo, AddRow: addRowGo, AddMoments: addMomentsGo, Means: meansGo, Finite: finiteGo,
 	}
 }
 
@@ -194,6 +196,13 @@ func addRowsGo(sums []float64, x []float32, ld, rows int) {
 		for i, v := range x[r*ld : r*ld+len(sums)] {
 			sums[i] += float64(v)
 		}
+	}
+}
+
+func addRowGo(sums []float64, x, next []float32) {
+	x, _ = x[:len(sums)], next[:len(sums)]
+	for i, v := range x {
+		sums[i] += float64(v)
 	}
 }
 

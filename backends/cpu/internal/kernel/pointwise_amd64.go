@@ -98,6 +98,14 @@ func pointwise512() Pointwise {
 				addRowsGo(sums[n:], x[n:], ld, rows)
 			}
 		},
+		AddRow: func(sums []float64, x, next []float32) {
+			n := len(sums) &^ 15
+			if n > 0 {
+				_, _ = x[n-1], next[n-1]
+				addRowAVX512(&sums[0], &x[0], &next[0], n)
+			}
+			addRowGo(sums[n:], x[n:], next[n:])
+		},
 		AddMoments: func(d1, d2 []float64, x, first []float32) {
 			n := len(d1) &^ 15
 			if n > 0 {
@@ -216,6 +224,14 @@ func pointwise2() Pointwise {
 			if n < len(sums) && rows > 0 {
 				addRowsGo(sums[n:], x[n:], ld, rows)
 			}
+		},
+		AddRow: func(sums []float64, x, next []float32) {
+			n := len(sums) &^ 15
+			if n > 0 {
+				_, _ = x[n-1], next[n-1]
+				addRowAVX2(&sums[0], &x[0], &next[0], n)
+			}
+			addRowGo(sums[n:], x[n:], next[n:])
 		},
 		AddMoments: func(d1, d2 []float64, x, first []float32) {
 			n := len(d1) &^ 15

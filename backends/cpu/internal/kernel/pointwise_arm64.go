@@ -97,6 +97,12 @@ func pointwiseNEON() Pointwise {
 				addRowNEON(&sums[0], &x[r*ld], n)
 			}
 		},
+		AddRow: func(sums []float64, x, next []float32) {
+			if n := len(sums); n > 0 {
+				_, _ = x[n-1], next[n-1]
+				addRowNEON(&sums[0], &x[0], n)
+			}
+		},
 		ScaleShift: scaleShiftGo, AddMoments: addMomentsGo, Means: meansGo,
 		Finite: func(x []float32) bool { return len(x) == 0 || zeroesNEON(&x[0], len(x)) == 0 },
 	}

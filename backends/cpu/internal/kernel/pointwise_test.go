@@ -196,6 +196,18 @@ func TestAddRows(t *testing.T) {
 	})
 }
 
+// One row is added as many are, whatever comes next.
+func TestAddRow(t *testing.T) {
+	eachVersion(t, func(t *testing.T, k *Kernels) {
+		eachLength(t, func(r *trial, n int, _ bool) {
+			sums, x, next := onto[float64](r, n, true), from[float32](r, n), from[float32](r, n)
+			want := table(n, func(i int) float64 { return sums[i] + float64(x[i]) })
+			r.run(func() { k.AddRow(sums, x, next) })
+			compare(r, "sums", sums, want, exact)
+		})
+	})
+}
+
 // The deviations are the plain loop's to the last bit. Their squares are rounded or not before they are added, so that a
 // sum of two terms is off by at most two roundoffs of float64.
 func TestAddMoments(t *testing.T) {
@@ -542,6 +554,7 @@ func TestPointwiseOutOfRange(t *testing.T) {
 			"Adam":            {4, func(_ []float64, xs [][]float32) { k.Adam(xs[0], xs[1], xs[2], xs[3], &AdamConstants{}) }},
 			"Momentum":        {3, func(_ []float64, xs [][]float32) { k.Momentum(xs[0], xs[1], xs[2], &MomentumConstants{}) }},
 			"AddRows":         {2, func(sums []float64, xs [][]float32) { k.AddRows(sums[:b], xs[1], b, channels) }},
+			"AddRow":          {3, func(sums []float64, xs [][]float32) { k.AddRow(sums[:n], xs[1], xs[2]) }},
 			"AddMoments":      {3, func(sums []float64, xs [][]float32) { k.AddMoments(sums[:n], sums[n:2*n], xs[1], xs[2]) }},
 			"Means":           {1, func(sums []float64, xs [][]float32) { k.Means(xs[0], sums[:n], 2, &Kept{}) }},
 		} {
@@ -564,7 +577,7 @@ func TestPointwiseOutOfRange(t *testing.T) {
 				calls++
 			}
 		}
-		if calls != 2+3+3+2+2+3+3+4+4+3+2+3+1 {
+		if calls != 2+3+3+2+2+3+3+4+4+3+2+3+3+1 {
 			t.Errorf("%d calls", calls)
 		}
 	})

@@ -239,6 +239,11 @@ func add4RowsAVX512(sums *float64, x *float32, ld int, n int)
 //go:noescape
 func add1RowsAVX512(sums *float64, x *float32, ld int, n int)
 
+// addRowAVX512 adds x[i] to sums[i] and asks for next[i]; n is a multiple of 16.
+//
+//go:noescape
+func addRowAVX512(sums *float64, x *float32, next *float32, n int)
+
 // addMomentsAVX512 adds x - first to d1 and its square to d2; n is a multiple of 16.
 //
 //go:noescape
@@ -328,6 +333,11 @@ func add4RowsAVX2(sums *float64, x *float32, ld int, n int)
 //
 //go:noescape
 func add1RowsAVX2(sums *float64, x *float32, ld int, n int)
+
+// addRowAVX2 adds x[i] to sums[i] and asks for next[i]; n is a multiple of 16.
+//
+//go:noescape
+func addRowAVX2(sums *float64, x *float32, next *float32, n int)
 
 // addMomentsAVX2 adds x - first to d1 and its square to d2; n is a multiple of 16.
 //

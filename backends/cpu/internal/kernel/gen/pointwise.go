@@ -437,6 +437,31 @@ func addRows(s vectors, rows int) {
 	RET()
 }
 
+// addRow adds one row to sums of doubles, element by element, and asks for another.
+func addRow(s vectors) {
+	s.text("addRow", "sums *float64, x, next *float32, n int", "adds x[i] to sums[i] and asks for next[i]; n is a multiple of 16.")
+	sums, x, next, n := arg("sums"), arg("x"), arg("next"), arg("n")
+	i := GP64()
+	XORQ(i, i)
+	Label("loop")
+	TESTQ(n, n)
+	JE(LabelRef("done"))
+	PREFETCHT0(Mem{Base: next, Index: i, Scale: 1})
+	for u := range 2 {
+		v := s.vector()
+		VCVTPS2PD(Mem{Base: x, Index: i, Scale: 1, Disp: 2 * s.width() * u}, v)
+		m := Mem{Base: sums, Index: i, Scale: 2, Disp: 4 * s.width() * u}
+		VADDPD(m, v, v)
+		VMOVUPD(v, m)
+	}
+	ADDQ(Imm(uint64(4*s.width())), i)
+	SUBQ(Imm(uint64(s.width())), n)
+	JMP(LabelRef("loop"))
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
 // addMoments adds the deviations of a row from another, and their squares, to sums of doubles, element by element.
 func addMoments(s vectors) {
 	s.text("addMoments", "d1, d2 *float64, x, first *float32, n int", "adds x - first to d1 and its square to d2; n is a multiple of 16.")
@@ -583,6 +608,7 @@ func pointwise() {
 		momentum(s)
 		addRows(s, 4)
 		addRows(s, 1)
+		addRow(s)
 		addMoments(s)
 		means(s)
 		notFinite(s)
