@@ -103,7 +103,7 @@ type deviationMap struct {
 	y, xt    *kernel.Matrix // (R, M) and (M, R)
 }
 
-// mapperScratch is one worker's: tiles, and a neuron.
+// mapperScratch is one worker's: pairs of tiles, and a neuron.
 type mapperScratch struct {
 	tile, product, response []float32
 	neuron, sums            []float64
@@ -120,8 +120,8 @@ func newMapper(s *sleeper, t *sleep.Task) *mapper {
 		rank = max(rank, len(d.X)/a.m, len(mean.X)/a.m)
 	}
 	for range s.pool.Size() {
-		tile := func(rows int) []float32 { return make([]float32, kernel.PaddedRows(rows)*kernel.Tile) }
-		a.scratch = append(a.scratch, mapperScratch{tile(a.m), tile(a.m), tile(rank), make([]float64, a.m), make([]float64, max(a.m, rank))})
+		pair := func(rows int) []float32 { return make([]float32, 2*kernel.PaddedRows(rows)*kernel.Tile) }
+		a.scratch = append(a.scratch, mapperScratch{pair(a.m), pair(a.m), pair(rank), make([]float64, a.m), make([]float64, max(a.m, rank))})
 	}
 	a.onMeans, a.onTiles = a.meansPart, a.tilesPart
 	return a
@@ -210,22 +210,47 @@ func (a *mapper) meansPart(worker, lo, hi int) {
 	}
 }
 
-// tilesPart applies the maps to some of the grid's tiles, position by position.
+// tileAt is a tile of a position.
+type tileAt struct {
+	group, width int
+	minus, plus  []float32
+	w, bias      []float32
+}
+
+// at is the i-th tile of the grid, position by position.
+func (a *mapper) at(i int) (t tileAt) {
+	position, tile := a.positions[i/a.tiles], i%a.tiles
+	g, first, width := a.place(tile)
+	t.group, t.width = g, width
+	at, size := tile*a.m*kernel.Tile, a.m*kernel.Tile
+	t.minus, t.plus = a.minus[at:at+size], a.plus[at:at+size]
+	from := position*a.f.size() + g*a.f.block() + first*a.f.rows()
+	t.w = a.params[0].value[from : from+a.layer.K*width]
+	if a.m > a.layer.K {
+		t.bias = a.params[1].value[position*a.layer.Out.C+g*a.f.cout+first:][:width]
+	}
+	return t
+}
+
+// tilesPart applies the maps to some of the grid's tiles, two at a time where they are wide and have one map.
 func (a *mapper) tilesPart(worker, lo, hi int) {
 	s := &a.scratch[worker]
-	for i := lo; i < hi; i++ {
-		position, tile := a.positions[i/a.tiles], i%a.tiles
-		g, first, width := a.place(tile)
-		at, size := tile*a.m*kernel.Tile, a.m*kernel.Tile
-		minus, plus := a.minus[at:at+size], a.plus[at:at+size]
-		from := position*a.f.size() + g*a.f.block() + first*a.f.rows()
-		w := a.params[0].value[from : from+a.layer.K*width]
-		var bias []float32
-		if a.m > a.layer.K {
-			bias = a.params[1].value[position*a.layer.Out.C+g*a.f.cout+first:][:width]
+	size := len(s.tile) / 2
+	for i := lo; i < hi; {
+		one := a.at(i)
+		i++
+		a.take(s.tile, one)
+		if i < hi && one.width == kernel.Tile {
+			if two := a.at(i); two.width == kernel.Tile && two.group == one.group {
+				i++
+				a.take(s.tile[size:], two)
+				made := a.applyTwo(s, &a.deviation[one.group])
+				a.put(one, made)
+				a.put(two, made[size:])
+				continue
+			}
 		}
-		a.take(s.tile, w, bias, minus, width)
-		a.put(w, bias, a.apply(s, &a.deviation[g], width), plus, width)
+		a.put(one, a.apply(s, &a.deviation[one.group], one.width))
 	}
 }
 
@@ -248,8 +273,31 @@ func (a *mapper) apply(s *mapperScratch, d *deviationMap, width int) []float32 {
 	return s.tile
 }
 
+// applyTwo is apply for the two tiles in s.
+func (a *mapper) applyTwo(s *mapperScratch, d *deviationMap) []float32 {
+	switch {
+	case d.diagonal != nil:
+		for _, tile := range [][]float32{s.tile, s.tile[len(s.tile)/2:]} {
+			for i, v := range d.diagonal {
+				tile[i] *= v
+			}
+		}
+	case d.dense != nil:
+		clear(s.product)
+		a.kernels.TimesTwo(s.product, d.dense, s.tile)
+		return s.product
+	case d.xt != nil:
+		response := s.response[:2*kernel.PaddedRows(d.y.Rows)*kernel.Tile]
+		clear(response)
+		a.kernels.TimesTwo(response, d.y, s.tile)
+		a.kernels.TimesTwo(s.tile, d.xt, response)
+	}
+	return s.tile
+}
+
 // take sets a tile of deviations, (M, 16) in the maps' order, to w, (K, width), and the biases, plus minus.
-func (a *mapper) take(tile, w, bias, minus []float32, width int) {
+func (a *mapper) take(tile []float32, t tileAt) {
+	w, bias, minus, width := t.w, t.bias, t.minus, t.width
 	for _, r := range a.runs {
 		if width == kernel.Tile {
 			at, n := r.place*kernel.Tile, r.rows*kernel.Tile
@@ -270,7 +318,8 @@ func (a *mapper) take(tile, w, bias, minus []float32, width int) {
 }
 
 // put is the way back: w and the biases are the tile plus plus.
-func (a *mapper) put(w, bias, tile, plus []float32, width int) {
+func (a *mapper) put(t tileAt, tile []float32) {
+	w, bias, plus, width := t.w, t.bias, t.plus, t.width
 	for _, r := range a.runs {
 		if width == kernel.Tile {
 			at, n := r.place*kernel.Tile, r.rows*kernel.Tile

@@ -12,7 +12,7 @@ func assembly() []*Kernels {
 	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasBMI2 {
 		versions = append(versions, &Kernels{
 			Name: "avx512", thin: 15, block: 64,
-			product: product512, column: column512, weightGradient: weightGradient512,
+			product: product512, column: column512, weightGradient: weightGradient512, times: times512,
 			Pointwise: pointwise512(),
 		})
 	}
@@ -149,6 +149,17 @@ func column512(y []float32, x, w Operand, list *List, lanes, images int) {
 			columnAVX512x1(yp, xp, wp, pairs, n, lanes)
 			b++
 		}
+	}
+}
+
+func times512(y []float32, m *Matrix, x []float32) {
+	if m.Columns == 0 {
+		return
+	}
+	nextY, nextX := len(y)/2, len(x)/2
+	_, _ = y[nextY-1:][len(m.data)/m.Columns*Tile], x[nextX-1:][m.Columns*Tile] // either half is long enough
+	for at := 0; at < len(m.data); at += panel * m.Columns {
+		timesAVX512(&y[at/m.Columns*Tile], &m.data[at], &x[0], m.Columns, nextY*size, nextX*size)
 	}
 }
 

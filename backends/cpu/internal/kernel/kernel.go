@@ -89,6 +89,9 @@ type Kernels struct {
 	// or of several full tiles that are tileSize apart in dw. dy is (n, b).
 	weightGradient func(dw, x Operand, list *List, dy []float32, n, b, tileSize int, next Next, keep bool, scratch []float32)
 
+	// times is Times for two full tiles, each half of y and of x; nil where the version has nothing better than Times.
+	times func(y []float32, m *Matrix, x []float32)
+
 	Pointwise
 }
 
@@ -244,6 +247,17 @@ func (k *Kernels) Times(y []float32, m *Matrix, x []float32, lanes int) {
 			k.column(to, Operand{m.data, at}, Operand{x, 0}, &m.list, lanes, panel)
 		}
 	}
+}
+
+// TimesTwo is Times for two tiles of full width, which are the halves of y, each (PaddedRows, Tile), and of x, each at least
+// (columns, Tile).
+func (k *Kernels) TimesTwo(y []float32, m *Matrix, x []float32) {
+	if k.times != nil {
+		k.times(y, m, x)
+		return
+	}
+	k.Times(y[:len(y)/2], m, x[:len(x)/2], Tile)
+	k.Times(y[len(y)/2:], m, x[len(x)/2:], Tile)
 }
 
 // clearRows is a product of no terms.

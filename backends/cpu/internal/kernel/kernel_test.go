@@ -717,3 +717,44 @@ func TestTimes(t *testing.T) {
 		t.Errorf("only %d elements compared", compared)
 	}
 }
+
+// TimesTwo gives the bits of Times, whatever lies between the tiles, and panics where a tile is too short.
+func TestTimesTwo(t *testing.T) {
+	compared := 0
+	for _, k := range Versions() {
+		r := rand.New(rand.NewPCG(1, 2))
+		random := func(n int) []float32 {
+			x := make([]float32, n)
+			for i := range x {
+				x[i] = float32(r.NormFloat64())
+			}
+			return x
+		}
+		for _, rows := range []int{1, 7, 8, 20, 145} {
+			for _, columns := range []int{0, 1, 5, 33, 145} {
+				for _, gap := range []int{0, 3, 16} {
+					m := k.Matrix(rows, columns, func(int, int) float64 { return r.NormFloat64() })
+					x, y := random(2*(columns*Tile+gap)), random(2*(PaddedRows(rows)*Tile+gap))
+					want := slices.Clone(y)
+					for i := range 2 {
+						k.Times(want[i*len(want)/2:(i+1)*len(want)/2], &m, x[i*len(x)/2:(i+1)*len(x)/2], Tile)
+					}
+					k.TimesTwo(y, &m, x)
+					if !slices.Equal(y, want) {
+						t.Errorf("%s: %dx%d, gap %d: not the bits of Times", k.Name, rows, columns, gap)
+					}
+					compared++
+					if columns == 0 || gap > 0 {
+						continue
+					}
+					if !panics(func() { k.TimesTwo(y[2:], &m, x) }) || !panics(func() { k.TimesTwo(y, &m, x[2:]) }) {
+						t.Errorf("%s: %dx%d: a short tile is accepted", k.Name, rows, columns)
+					}
+				}
+			}
+		}
+	}
+	if compared != 75*len(Versions()) {
+		t.Errorf("%d cases compared", compared)
+	}
+}

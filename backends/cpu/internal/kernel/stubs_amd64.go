@@ -89,6 +89,11 @@ func columnAVX512x2(y *float32, x *float32, w *float32, list *[2]int32, n int, l
 //go:noescape
 func columnAVX512x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
 
+// timesAVX512 adds a panel of a matrix, (columns, 8), times a tile x, (columns, 16), to a tile y, (8, 16), and the same for the tiles that lie nextX and nextY bytes further.
+//
+//go:noescape
+func timesAVX512(y *float32, m *float32, x *float32, columns int, nextY int, nextX int)
+
 // columnAVX2x4 is y[16b+j] += Σ_i x[list[i][0]+b]·w[list[i][1]+j] for b < 4, j < lanes ≤ 16.
 //
 //go:noescape

@@ -30,6 +30,7 @@ func main() {
 	for _, images := range []int{8, 4, 2, 1} {
 		column512(images)
 	}
+	times512()
 	for _, images := range []int{4, 2, 1} { // registers for no more
 		column2(images)
 	}
@@ -553,6 +554,47 @@ func column512(images int) {
 
 func column2(images int) {
 	column("AVX2", images, 2, func() VecVirtual { return YMM() }, func() []Op { m := halves2(); return m[:] }, avx2{}.load, avx2{}.store)
+}
+
+// times512 multiplies two tiles by a panel of a matrix: an element of the matrix is broadcast once for both, and 16 sums
+// are under way, twice as many as it takes to hide the latency of a multiply-add.
+func times512() {
+	TEXT("timesAVX512", NOSPLIT, "func(y, m, x *float32, columns, nextY, nextX int)")
+	Doc("timesAVX512 adds a panel of a matrix, (columns, 8), times a tile x, (columns, 16), to a tile y, (8, 16), and the same for the tiles that lie nextX and nextY bytes further.")
+	Pragma("noescape")
+	y, m, x, n := arg("y"), arg("m"), arg("x"), arg("columns")
+	nextY, nextX := arg("nextY"), arg("nextX")
+	const rows, tiles = 8, 2
+	var acc [rows][tiles]VecVirtual
+	for r := range acc {
+		acc[r] = [tiles]VecVirtual{zero(ZMM()), zero(ZMM())}
+	}
+	Label("loop")
+	TESTQ(n, n)
+	JE(LabelRef("sum"))
+	row := [tiles]VecVirtual{ZMM(), ZMM()}
+	VMOVUPS(Mem{Base: x}, row[0])
+	VMOVUPS(Mem{Base: x, Index: nextX, Scale: 1}, row[1])
+	for r := range acc {
+		v := ZMM()
+		VBROADCASTSS(Mem{Base: m, Disp: 4 * r}, v)
+		for t := range row {
+			VFMADD231PS(v, row[t], acc[r][t])
+		}
+	}
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(4*rows), m)
+	DECQ(n)
+	JMP(LabelRef("loop"))
+	Label("sum")
+	for r := range acc {
+		for t, at := range [tiles]Mem{{Base: y, Disp: 64 * r}, {Base: y, Index: nextY, Scale: 1, Disp: 64 * r}} {
+			VADDPS(at, acc[r][t], acc[r][t])
+			VMOVUPS(acc[r][t], at)
+		}
+	}
+	VZEROUPPER()
+	RET()
 }
 
 // transpose512 turns a block of 16 by 16: pairs, quadruples, then the 128-bit lanes.
