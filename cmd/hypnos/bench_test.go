@@ -34,7 +34,8 @@ func TestBenchUsage(t *testing.T) {
 		{"bench equivalence -m missing.hyp", exitFailed, "missing.hyp"},
 		{"bench equivalence --data missing", exitFailed, "missing"},
 		{"bench equivalence --net resnet9", exitFailed, "resnet9"},
-		{"bench equivalence --check 11", exitFailed, "11 steps to check"},
+		{"bench equivalence --check 11", exitUsage, "--check 11"},
+		{"bench equivalence --check -1", exitUsage, "--check -1"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(context.Background(), strings.Fields(c.args), console{&out, &errs})

@@ -65,8 +65,11 @@ Examples:
 			return usageError{fmt.Errorf("--%s %d is below 1", s.name, s.value)}
 		}
 	}
-	if o.Check == 0 {
-		o.Check = min(10, o.Steps, o.Every)
+	switch first := min(o.Steps, o.Every); {
+	case o.Check == 0:
+		o.Check = min(10, first)
+	case o.Check < 0 || o.Check > first:
+		return usageError{fmt.Errorf("--check %d is outside 1…%d, the first sleep", o.Check, first)}
 	}
 	var err error
 	if o.Phase, err = spec.Stream(); err != nil {
