@@ -5,7 +5,7 @@ GO    ?= go
 GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools generate generate-check bench fuzz clean
+.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools cuda-tools generate generate-check bench fuzz clean
 
 demo: ## the paper's effect on the embedded sample: a table and a figure, about two minutes on two cores
 	$(GO) run ./cmd/hypnos demo
@@ -54,6 +54,9 @@ test-arm: ## the tests on emulated arm64 and armv7 processors
 arm-tools: ## installs the emulators of test-arm and the disassembler of generate-check from Debian
 	$(SUDO) apt-get update
 	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
+
+cuda-tools: ## headers, nvcc and ptxas of CUDA 11.8 from Debian, unpacked into .tools/cuda
+	sh backends/cuda/tools.sh .tools/cuda
 
 # The generators write beside their own directory, $(1), and name the command in what they write.
 generators = (cd $(1) && $(GO) run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel && \
