@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/internal/buffers"
 	"hypnos/backends/internal/workers"
 	"hypnos/core"
 )
@@ -80,7 +81,7 @@ func (b *broadcast) inputPart(worker, lo, hi int) {
 		f.Rows(drawn, position*f.cin)
 		f.tile(weights, drawn)
 		l.kernels.InputGradient(dx[position*size:(position+1)*size], kernel.Operand{Data: b.errors},
-			kernel.Operand{Data: weights}, &f.lists, f.cin, f.cout, l.n, kernel.Next{}, m == accumulate)
+			kernel.Operand{Data: weights}, &f.lists, f.cin, f.cout, l.n, kernel.Next{}, m == buffers.Accumulate)
 	}
 }
 

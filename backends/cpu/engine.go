@@ -11,6 +11,7 @@ import (
 
 	"hypnos/backends/cpu/internal/kernel"
 	"hypnos/backends/internal/arena"
+	"hypnos/backends/internal/buffers"
 	"hypnos/backends/internal/workers"
 	"hypnos/core"
 	"hypnos/core/model"
@@ -27,7 +28,7 @@ type engine struct {
 	kernels  *kernel.Kernels
 	plan     plan
 	arena    *arena.Arena
-	bufs     [][]float32 // by plan.sizes, for MaxBatch images
+	bufs     [][]float32 // by plan.Sizes, for MaxBatch images
 	scratch  [][]float32 // by worker
 	layers   []layer     // by node
 	absorbed []bool      // by node: inference computes it as part of an earlier one
@@ -68,17 +69,17 @@ func (p pass) fusing() bool { return !p.train && !p.unfused }
 
 // out is the activation of a node.
 func (p pass) out(node int) []float32 {
-	return p.bufs[p.plan.out[node]][:p.n*p.net.Nodes[node].Out.Len()]
+	return p.bufs[p.plan.Out[node]][:p.n*p.net.Nodes[node].Out.Len()]
 }
 
 // grad is the gradient of a node's activation.
 func (p pass) grad(node int) []float32 {
-	return p.bufs[p.plan.grad[node]][:p.n*p.net.Nodes[node].Out.Len()]
+	return p.bufs[p.plan.Grad[node]][:p.n*p.net.Nodes[node].Out.Len()]
 }
 
 // inGrad is the gradient of a node's i-th input, and what to do to it.
-func (p pass) inGrad(node, i int) ([]float32, mode) {
-	return p.grad(p.net.Nodes[node].Inputs[i]), p.plan.back[node][i]
+func (p pass) inGrad(node, i int) ([]float32, buffers.Mode) {
+	return p.grad(p.net.Nodes[node].Inputs[i]), p.plan.Back[node][i]
 }
 
 func compile(n *net.Network, o core.Options, threads int, k *kernel.Kernels) (*engine, error) {
@@ -128,7 +129,7 @@ func (e *engine) allocate(threads int) (err error) {
 			}
 		}
 	}
-	for _, size := range e.plan.sizes {
+	for _, size := range e.plan.Sizes {
 		e.bufs = append(e.bufs, e.arena.Floats(size*e.opt.MaxBatch))
 	}
 	for range threads {
@@ -146,7 +147,7 @@ func (e *engine) fuse() {
 	for i, v := range e.net.Nodes {
 		if r, ok := e.layers[i].(*relu); ok {
 			from := v.Inputs[0]
-			if b, ok := e.layers[from].(*norm); ok && e.plan.out[i] == e.plan.out[from] {
+			if b, ok := e.layers[from].(*norm); ok && e.plan.Out[i] == e.plan.Out[from] {
 				b.rectified, r.fused = true, true
 			}
 		}
@@ -305,7 +306,7 @@ func (e *engine) begin(x core.Batch, train bool) pass {
 // imagesPart puts some of their numbers in place.
 func (e *engine) imagesPart(_, lo, hi int) {
 	n, x := e.net.Input().Len(), e.images
-	someInnermost(e.bufs[e.plan.out[0]][:x.N*n], x.Pixels, x.N, n, lo, hi)
+	someInnermost(e.bufs[e.plan.Out[0]][:x.N*n], x.Pixels, x.N, n, lo, hi)
 }
 
 // readLogits copies the last node's activation, (classes, B), to (B, classes).

@@ -1,6 +1,9 @@
 package cpu
 
-import "hypnos/core/net"
+import (
+	"hypnos/backends/internal/buffers"
+	"hypnos/core/net"
+)
 
 // epilogue is what inference does to the output of a window while it is in the cache: the batch norm, sum and rectifier
 // behind it, as far as they follow one another at once and nothing else reads what is in between.
@@ -37,7 +40,7 @@ func (t *epilogue) apply(p pass, dst, own []float32, at int) {
 
 // epilogues finds them for every node; absorbed tells which nodes are part of one.
 func epilogues(n *net.Network) (then []epilogue, absorbed []bool) {
-	consumers := consumersOf(n)
+	consumers := buffers.Consumers(n)
 	then, absorbed = make([]epilogue, len(n.Nodes)), make([]bool, len(n.Nodes))
 	for i, v := range n.Nodes {
 		then[i] = epilogue{other: none, last: i}
@@ -93,15 +96,4 @@ func isWindow(op net.Op) bool {
 		return true
 	}
 	return false
-}
-
-// consumersOf counts the readers of every node.
-func consumersOf(n *net.Network) []int {
-	consumers := make([]int, len(n.Nodes))
-	for _, v := range n.Nodes {
-		for _, i := range v.Inputs {
-			consumers[i]++
-		}
-	}
-	return consumers
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/internal/buffers"
 	"hypnos/backends/internal/workers"
 	"hypnos/core/net"
 )
@@ -171,7 +172,7 @@ func (l *norm) gradientPart(_, lo, hi int) {
 	dx, m := l.inGrad(l.node, 0)
 	for position := lo; position < hi; position++ {
 		from, to := l.bounds(position, position+1)
-		l.kernels.NormaliseGradient(dx[from:to], g[from:to], x[from:to], l.gradient, l.n, l.rectified, m == accumulate)
+		l.kernels.NormaliseGradient(dx[from:to], g[from:to], x[from:to], l.gradient, l.n, l.rectified, m == buffers.Accumulate)
 	}
 }
 

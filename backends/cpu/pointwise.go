@@ -1,6 +1,9 @@
 package cpu
 
-import "hypnos/backends/internal/workers"
+import (
+	"hypnos/backends/internal/buffers"
+	"hypnos/backends/internal/workers"
+)
 
 // relu is max(x, 0), in place where the plan says so.
 type relu struct {
@@ -38,7 +41,7 @@ func (l *relu) backward(p pass) {
 
 func (l *relu) backwardPart(_, lo, hi int) {
 	dx, m := l.inGrad(l.node, 0)
-	l.kernels.RectifyGradient(dx[lo:hi], l.grad(l.node)[lo:hi], l.out(l.node)[lo:hi], m == accumulate)
+	l.kernels.RectifyGradient(dx[lo:hi], l.grad(l.node)[lo:hi], l.out(l.node)[lo:hi], m == buffers.Accumulate)
 }
 
 // add is the sum of two activations, in place where the plan says so.
@@ -73,9 +76,9 @@ func (l *add) backwardPart(_, lo, hi int) {
 	g := l.grad(l.node)[lo:hi]
 	for i := range l.v.Inputs {
 		switch dx, m := l.inGrad(l.node, i); m {
-		case overwrite:
+		case buffers.Overwrite:
 			copy(dx[lo:hi], g)
-		case accumulate:
+		case buffers.Accumulate:
 			l.kernels.Sum(dx[lo:hi], dx[lo:hi], g)
 		}
 	}

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"hypnos/backends/internal/buffers"
 	"hypnos/backends/internal/workers"
 	"hypnos/core/net"
 )
@@ -63,7 +64,7 @@ func (l *maxPool) backward(p pass) {
 func (l *maxPool) backwardPart(_, lo, hi int) {
 	g := l.grad(l.node)
 	dx, m := l.inGrad(l.node, 0)
-	if m == overwrite {
+	if m == buffers.Overwrite {
 		for position := range l.v.In.H * l.v.In.W {
 			clear(dx[(position*l.v.In.C+lo)*l.n : (position*l.v.In.C+hi)*l.n])
 		}
@@ -121,7 +122,7 @@ func (l *avgPool) backwardPart(_, lo, hi int) {
 		dst := dx[position*l.rows() : (position+1)*l.rows()]
 		for i, v := range g {
 			d := v * scale
-			if m == accumulate {
+			if m == buffers.Accumulate {
 				d += dst[i]
 			}
 			dst[i] = d

@@ -1,6 +1,9 @@
 package cpu
 
-import "hypnos/backends/internal/workers"
+import (
+	"hypnos/backends/internal/buffers"
+	"hypnos/backends/internal/workers"
+)
 
 // transpose exchanges positions and channels. The batch is innermost, so that it moves rows of B numbers.
 type transpose struct {
@@ -45,7 +48,7 @@ func (l *transpose) backwardPart(_, lo, hi int) {
 	dx, m := l.inGrad(l.node, 0)
 	l.each(lo, hi, func(to, from int) {
 		row := dx[from : from+l.n]
-		if m == accumulate {
+		if m == buffers.Accumulate {
 			l.kernels.Sum(row, row, g[to:to+l.n])
 		} else {
 			copy(row, g[to:to+l.n])

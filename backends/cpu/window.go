@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"hypnos/backends/cpu/internal/kernel"
+	"hypnos/backends/internal/buffers"
 	"hypnos/backends/internal/workers"
 	"hypnos/core"
 	"hypnos/core/net"
@@ -410,7 +411,7 @@ func (l *window) inputPart(_, lo, hi int) {
 		for g := range l.groups {
 			l.kernels.InputGradient(dst[g*l.cin*l.n:(g+1)*l.cin*l.n],
 				l.operand(dy, l.Out, near, g*l.cout), l.weights(l.weight.value, near, g),
-				&l.now.uses[l.uses.of[x]], l.cin, l.cout, l.n, l.nextUse(), m == accumulate)
+				&l.now.uses[l.uses.of[x]], l.cin, l.cout, l.n, l.nextUse(), m == buffers.Accumulate)
 		}
 	}
 }
