@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"hypnos/backends/cpu"
+	"hypnos/backends/cuda"
 	"hypnos/backends/fixed"
 	"hypnos/backends/ref"
 	"hypnos/core"
@@ -26,6 +27,7 @@ func table() []entry {
 		{ref.Name, nil, func(map[string]string) (core.Backend, error) { return ref.Open(), nil }},
 		{cpu.Name, []string{"threads", "kernels", "memory"}, openCPU},
 		{fixed.Name, []string{"threads", "kernels"}, openFixed},
+		{cuda.Name, []string{"device", "precision"}, openCUDA},
 	}
 }
 
@@ -66,7 +68,19 @@ func openCPU(settings map[string]string) (core.Backend, error) {
 	return cpu.Open(o)
 }
 
-// Names lists the backends.
+func openCUDA(settings map[string]string) (core.Backend, error) {
+	o := cuda.Options{Precision: cuda.Precision(settings["precision"])}
+	if v, ok := settings["device"]; ok {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return nil, fmt.Errorf("device=%q is not a whole number", v)
+		}
+		o.Device = n
+	}
+	return cuda.Open(o)
+}
+
+// Names lists the backends, those that this build or machine cannot open included.
 func Names() []string {
 	var names []string
 	for _, e := range table() {

@@ -8,6 +8,7 @@ import (
 
 	"hypnos/backends"
 	"hypnos/backends/cpu"
+	"hypnos/backends/cuda"
 	"hypnos/core"
 )
 
@@ -29,16 +30,36 @@ func open(t *testing.T, spec string) core.Backend {
 // Every name that is listed opens the backend of that name, with and without the colon before no settings.
 func TestEveryNameOpens(t *testing.T) {
 	names := backends.Names()
-	if !slices.Equal(names, []string{"ref", "cpu", "fixed"}) {
-		t.Errorf("names %v, want ref, cpu and fixed", names)
+	if !slices.Equal(names, []string{"ref", "cpu", "fixed", "cuda"}) {
+		t.Errorf("names %v, want ref, cpu, fixed and cuda", names)
 	}
 	for _, name := range names {
+		if name == cuda.Name {
+			continue // needs a device: TestCUDA
+		}
 		for _, spec := range []string{name, name + ":"} {
 			b := open(t, spec)
 			if caps := b.Caps(); b.Name() != name || caps.Format == "" || len(caps.Layers) == 0 {
 				t.Errorf("%q opens %q with %+v", spec, b.Name(), caps)
 			}
 		}
+	}
+}
+
+// Whether or not there is a device, cuda opens or says in one line why not.
+func TestCUDA(t *testing.T) {
+	b, err := backends.Open("cuda:device=0,precision=f32")
+	if err != nil {
+		if !strings.Contains(err.Error(), "cuda: ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("error %q", err)
+		}
+		return
+	}
+	if caps := b.Caps(); b.Name() != cuda.Name || caps.Format != "float32" {
+		t.Errorf("opens %q with %+v", b.Name(), caps)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -85,6 +106,9 @@ func TestRefusals(t *testing.T) {
 		{"cpu:threads=-1", []string{`"cpu:threads=-1"`, "-1 threads are below 0"}},
 		{"cpu:memory=lots", []string{"memory=", `"lots"`, "megabytes"}},
 		{"cpu:memory=0", []string{"memory=", `"0"`}},
+		{"cuda:device=x", []string{"device=", `"x"`, "whole number"}},
+		{"cuda:device=-1", []string{"device -1 is below 0"}},
+		{"cuda:precision=f64", []string{`unknown precision "f64"`, "known: f32, tf32, bf16"}},
 		{"cpu:kernels=nonsense", []string{`no kernels "nonsense"`, "there are: " + strings.Join(cpu.Versions(), ", ")}},
 	} {
 		b, err := backends.Open(c.spec)
