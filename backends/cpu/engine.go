@@ -152,15 +152,13 @@ func (e *engine) fuse() {
 			}
 		}
 	}
-	var then []epilogue
-	then, e.absorbed = epilogues(e.net)
+	var then []buffers.Fusion
+	then, e.absorbed = fusions(e.net)
 	for i, l := range e.layers {
 		if l, ok := l.(*window); ok {
-			l.then = then[i]
-			for node := i + 1; node <= l.then.last; node++ {
-				if b, ok := e.layers[node].(*norm); ok {
-					l.then.norm = b
-				}
+			l.then.Fusion = then[i]
+			if then[i].Norm != buffers.None {
+				l.then.norm = e.layers[then[i].Norm].(*norm)
 			}
 		}
 	}

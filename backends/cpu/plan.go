@@ -18,27 +18,16 @@ type plan struct {
 	memory  core.Memory
 }
 
-const none = -1
-
 func makePlan(n *net.Network, o core.Options, threads int) plan {
 	p := plan{}
 	if o.Train {
 		p.Plan = buffers.Train(n)
 	} else {
-		p.Plan = planInference(n)
+		then, absorbed := fusions(n)
+		p.Plan = buffers.Infer(n, then, absorbed)
 	}
 	p.measure(n, o, threads)
 	return p
-}
-
-func planInference(n *net.Network) buffers.Plan {
-	then, absorbed := epilogues(n)
-	return buffers.Infer(n, func(i int) int {
-		for absorbed[i] {
-			i--
-		}
-		return then[i].last
-	})
 }
 
 // measure adds up what the engine's arrays take.

@@ -133,6 +133,9 @@ const summed = 14 << 10
 // ahead is how many positions before its turn a row is asked for.
 const ahead = 6
 
+// rests stands for the grid of a position that does not sleep.
+const rests = -1
+
 // ShareAll sets the weights of every group of the grids to their mean: some elements of all positions at a time, in the
 // order of memory, as the positions of one grid lie far apart.
 func (s *sleeper) ShareAll(rule sleep.Rule, grids []sleep.Grid) (kept sleep.PreservationSum, bytes int64, done bool) {
@@ -141,7 +144,7 @@ func (s *sleeper) ShareAll(rule sleep.Rule, grids []sleep.Grid) (kept sleep.Pres
 	}
 	gridOf, asleep := make([]int, s.layer.Out.H*s.layer.Out.W), 0
 	for i := range gridOf {
-		gridOf[i] = none
+		gridOf[i] = rests
 	}
 	for i, g := range grids {
 		if len(g.Positions) < 2 {
@@ -233,12 +236,12 @@ func (c *columns) moments(positions []int, f func(mean, variance float64)) {
 }
 
 // share sets each element to its mean over the positions of each grid, computed in float64 and rounded once. Equal weights
-// stay as they are: the sum of up to 2^29 of them is exact. gridOf are the positions' grids, none for those that rest.
+// stay as they are: the sum of up to 2^29 of them is exact. gridOf are the positions' grids, rests for those that rest.
 func (c *columns) share(grids []sleep.Grid, gridOf []int, kept *kernel.Kept) {
 	n := c.hi - c.lo
 	sums, _ := c.cleared(len(grids) * n)
 	for p, g := range gridOf {
-		if g != none {
+		if g != rests {
 			c.kernels.AddRow(sums[g*n:(g+1)*n], c.row(p), c.row(min(p+ahead, len(gridOf)-1)))
 		}
 	}
@@ -249,7 +252,7 @@ func (c *columns) share(grids []sleep.Grid, gridOf []int, kept *kernel.Kept) {
 		}
 	}
 	for p, g := range gridOf {
-		if g != none && p != grids[g].Positions[0] {
+		if g != rests && p != grids[g].Positions[0] {
 			copy(c.row(p), mean(g))
 		}
 	}

@@ -52,7 +52,7 @@ type term struct {
 func newWindow(b base, w net.Window, params []*param) *window {
 	l := &window{
 		base: b, Window: w, filters: *params[0].filters, weight: params[0], lists: map[int]*lists{},
-		then: epilogue{other: none, last: b.node},
+		then: epilogue{Fusion: buffers.Fusion{Norm: buffers.None, Other: buffers.None, Last: b.node}},
 	}
 	l.onForward, l.onInput, l.onBiases = l.forwardPart, l.inputPart, l.biasesPart
 	l.onWeights, l.onSharedWeights = l.weightsPart, l.sharedWeightsPart
@@ -271,10 +271,10 @@ func (l *window) forward(p pass) {
 }
 
 func (l *window) forwardPart(worker, lo, hi int) {
-	fusing := l.fusing() && l.then.last != l.node
+	fusing := l.fusing() && l.then.Last != l.node
 	x, y := l.in(0), l.out(l.node)
 	if fusing {
-		y = l.out(l.then.last)
+		y = l.out(l.then.Last)
 	}
 	size := l.Out * l.n
 	for position := lo; position < hi; position++ {

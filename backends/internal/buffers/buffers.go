@@ -35,8 +35,6 @@ const (
 	Accumulate             // it is added to what other consumers wrote
 )
 
-const none = -1
-
 // Train plans activations that all stay until the gradients are computed, and the gradients.
 func Train(n *net.Network) Plan {
 	p := Plan{}
@@ -50,7 +48,7 @@ func (p *Plan) planActivations(n *net.Network) {
 	consumers := Consumers(n)
 	for _, v := range n.Nodes {
 		var at int
-		if from := replaced(v, func(i int) bool { return consumers[i] == 1 && overwritable(n.Nodes[i].Op) }); from != none {
+		if from := replaced(v, func(i int) bool { return consumers[i] == 1 && overwritable(n.Nodes[i].Op) }); from != None {
 			at = p.Out[from]
 		} else {
 			at = p.buffer(v.Out.Len())
@@ -59,10 +57,10 @@ func (p *Plan) planActivations(n *net.Network) {
 	}
 }
 
-// Infer plans activations that are needed only until the last node that reads them. end is the last of the nodes that are
-// computed together with a node, which is the first of them or one of the others.
-func Infer(n *net.Network, end func(node int) int) Plan {
-	p := Plan{}
+// Infer plans activations that are needed only until the last node that reads them, where the nodes of a fusion are
+// computed together.
+func Infer(n *net.Network, then []Fusion, absorbed []bool) Plan {
+	p, end := Plan{}, ends(then, absorbed)
 	last := make([]int, len(n.Nodes)) // the last node that needs each node's output
 	for i, v := range n.Nodes {
 		last[i] = i
@@ -74,7 +72,7 @@ func Infer(n *net.Network, end func(node int) int) Plan {
 	until := map[int]int{} // until which node each buffer is in use
 	for i, v := range n.Nodes {
 		var at int
-		if from := replaced(v, func(j int) bool { return last[j] <= end(i) && end(j) == end(i) }); from != none {
+		if from := replaced(v, func(j int) bool { return last[j] <= end(i) && end(j) == end(i) }); from != None {
 			at = p.Out[from]
 		} else {
 			at = p.free(v.Out.Len(), func(b int) bool { return until[b] < i })
@@ -85,7 +83,7 @@ func Infer(n *net.Network, end func(node int) int) Plan {
 	return p
 }
 
-// replaced is an input that the node may write over, none without.
+// replaced is an input that the node may write over, None without.
 func replaced(v net.Node, may func(node int) bool) int {
 	if inPlace(v.Op) {
 		for _, from := range v.Inputs {
@@ -94,18 +92,18 @@ func replaced(v net.Node, may func(node int) bool) int {
 			}
 		}
 	}
-	return none
+	return None
 }
 
 // free is the smallest buffer that is large enough and free, or a new one.
 func (p *Plan) free(size int, free func(buffer int) bool) int {
-	best := none
+	best := None
 	for b, s := range p.Sizes {
-		if s >= size && free(b) && (best == none || s < p.Sizes[best]) {
+		if s >= size && free(b) && (best == None || s < p.Sizes[best]) {
 			best = b
 		}
 	}
-	if best == none {
+	if best == None {
 		return p.buffer(size)
 	}
 	return best
@@ -150,7 +148,7 @@ func (p *Plan) planGradients(n *net.Network) {
 		return p.buffer(size)
 	}
 	for i := range p.Grad {
-		p.Grad[i] = none
+		p.Grad[i] = None
 	}
 	last := len(n.Nodes) - 1
 	p.Grad[last] = take(n.Nodes[last].Out.Len())
@@ -159,7 +157,7 @@ func (p *Plan) planGradients(n *net.Network) {
 		for _, from := range v.Inputs {
 			m := Overwrite
 			switch {
-			case p.Grad[from] != none:
+			case p.Grad[from] != None:
 				m = Accumulate
 			case keepsShape(v.Op) && !handed:
 				m, handed = HandOn, true
