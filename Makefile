@@ -5,7 +5,8 @@ GO    ?= go
 GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools cuda-tools generate generate-check bench fuzz clean
+.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools cuda-tools cuda ptx cuda-emu cuda-emu-kernels \
+	cuda-emu-go cuda-emu-generated cuda-spills generate generate-check bench fuzz clean
 
 demo: ## the paper's effect on the embedded sample: a table and a figure, about two minutes on two cores
 	$(GO) run ./cmd/hypnos demo
@@ -55,8 +56,53 @@ arm-tools: ## installs the emulators of test-arm and the disassembler of generat
 	$(SUDO) apt-get update
 	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
 
+# What CUDA's headers, nvcc and ptxas are taken from: an installed toolkit that CUDA_HOME names, or what cuda-tools unpacks.
+CUDA         := $(or $(CUDA_HOME),$(CURDIR)/.tools/cuda)
+CUDA_INCLUDE := $(CUDA)$(if $(CUDA_HOME),,/usr)/include
+CUDA_BIN     := $(CUDA)$(if $(CUDA_HOME),/bin)
+CUDA_GO      := CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -I$(CUDA_INCLUDE)" $(GO)
+cuda_tools    = $(if $(CUDA_HOME),true,sh backends/cuda/tools.sh .tools/cuda $(1))
+EMU          := $(CURDIR)/bin/emu
+
 cuda-tools: ## headers, nvcc and ptxas of CUDA 11.8 from Debian, unpacked into .tools/cuda
 	sh backends/cuda/tools.sh .tools/cuda
+
+cuda: ## the tool with the backend for NVIDIA GPUs, as bin/hypnos-cuda; needs a C compiler
+	$(call cuda_tools,headers)
+	$(CUDA_GO) build -tags cuda -o bin/hypnos-cuda ./cmd/hypnos
+
+ptx: ## the kernels as PTX from their source
+	$(call cuda_tools)
+	for a in 75 80; do $(CUDA_BIN)/nvcc -std=c++17 -ptx -arch=compute_$$a backends/cuda/kernels/kernels.cu -o backends/cuda/kernels/kernels_$$a.ptx || exit 1; done
+
+cuda-emu: ## the CUDA backend on the CPU: kernels and driver emulated, tests with sanitizers and the race detector
+	@command -v g++ >/dev/null || { echo "SKIPPED: no C++ compiler (g++)"; exit 0; }; \
+	$(call cuda_tools) || { echo "SKIPPED: no headers and no ptxas of CUDA; CUDA_HOME names an installed toolkit"; exit 0; }; \
+	$(MAKE) cuda-emu-kernels cuda-emu-go cuda-emu-generated cuda-spills
+
+cuda-emu-kernels:
+	$(MAKE) -C backends/cuda/emu OUT=$(EMU)
+
+# The stand-in for the driver's library. Kernels are compiled as the tests compile them.
+$(EMU)/libcuda.so: backends/cuda/emu/fakecuda.cc $(wildcard backends/cuda/emu/include/* backends/cuda/kernels/*.cu*)
+	mkdir -p $(EMU)
+	g++ -std=c++20 -O2 -g -ffp-contract=off -fPIC -shared -fvisibility=hidden -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function \
+		-DCUDA_EMU -Ibackends/cuda/emu/include -I$(CUDA_INCLUDE) $< -o $@
+
+cuda-emu-go: $(EMU)/libcuda.so
+	$(CUDA_GO) vet -tags cuda ./backends/... ./cmd/...
+	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -race -tags cuda -timeout 30m ./backends/cuda/...
+
+cuda-emu-generated:
+	@tmp=$$(mktemp -d); trap 'rm -rf '$$tmp EXIT; GO=$(GO) CGO_CFLAGS="-O2 -g -I$(CUDA_INCLUDE)" sh backends/cuda/internal/shim/generate.sh $$tmp && \
+	for f in $$(ls $$tmp); do diff $$tmp/$$f backends/cuda/internal/shim/$$f || exit 1; done; echo "what stands in for libcuda is as generated"
+
+# The driver compiles the PTX as ptxas does. A register that does not fit makes a kernel slow in silence.
+cuda-spills:
+	@for a in 75:75 80:80 80:90; do \
+		$(CUDA_BIN)/ptxas -v -arch=sm_$${a#*:} backends/cuda/kernels/kernels_$${a%:*}.ptx -o /dev/null >bin/emu/ptxas.txt 2>&1 || { cat bin/emu/ptxas.txt; exit 1; }; \
+		if grep -B2 ' [1-9][0-9]* bytes spill' bin/emu/ptxas.txt; then echo "registers spilled on sm_$${a#*:}"; exit 1; fi; \
+		echo "sm_$${a#*:}: $$(grep -c 'Compiling entry' bin/emu/ptxas.txt) kernels, no spills"; done
 
 # The generators write beside their own directory, $(1), and name the command in what they write.
 generators = (cd $(1) && $(GO) run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel && \

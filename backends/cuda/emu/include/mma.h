@@ -95,8 +95,8 @@ void mma_sync(fragment<accumulator, M, N, K, float>& d, const fragment<matrix_a,
               const fragment<matrix_b, M, N, K, T, LayoutB>& b, const fragment<accumulator, M, N, K, float>& c,
               const emu::Place& place = emu::Place::current()) {
   struct Operands {
-    decltype(&a) a;
-    decltype(&b) b;
+    decltype(&a) left;
+    decltype(&b) right;
   };
   const Operands mine{&a, &b};
   emu::Warp* w = emu::block->current->warp;
@@ -109,7 +109,7 @@ void mma_sync(fragment<accumulator, M, N, K, float>& d, const fragment<matrix_a,
   fragment<accumulator, M, N, K, float> sum = c;
   each(sum, [&](float& s, size_t r, size_t q) {
     float products = 0;
-    for (int k = 0; k < K; k++) products += operand(&Operands::a, int(r) * K + k) * operand(&Operands::b, k * N + int(q));
+    for (int k = 0; k < K; k++) products += operand(&Operands::left, int(r) * K + k) * operand(&Operands::right, k * N + int(q));
     s += products;
   });
   emu::meet_warp(place);

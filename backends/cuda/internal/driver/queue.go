@@ -20,8 +20,9 @@ type Queue struct {
 	device *Device
 	stream cu.Stream
 	reply  chan error
-	err    error  // the first; of the device's thread, as is what follows
-	last   string // the kernel that was launched last
+	finish func() error // synchronize, as a value that is made once
+	err    error        // the first; of the device's thread, as is what follows
+	last   string       // the kernel that was launched last
 	slots  [maxParameters]uint64
 	args   [maxParameters]unsafe.Pointer
 }
@@ -76,6 +77,7 @@ const (
 // Queue makes a queue.
 func (d *Device) Queue() (*Queue, error) {
 	q := &Queue{device: d, reply: make(chan error, 1)}
+	q.finish = q.synchronize
 	for i := range q.args {
 		q.args[i] = unsafe.Pointer(&q.slots[i])
 	}
@@ -164,7 +166,7 @@ func (q *Queue) Wait(e *Event) { q.send(command{kind: wait, event: e}) }
 // Synchronize waits for all that the queue was given and returns the first error, which is forgotten then. Calls that other goroutines
 // make meanwhile wait, too: what is to run beside must have been given to its queue before.
 func (q *Queue) Synchronize() error {
-	if !q.send(command{kind: call, call: q.synchronize, reply: q.reply}) {
+	if !q.send(command{kind: call, call: q.finish, reply: q.reply}) {
 		return errClosed
 	}
 	return q.device.wait(q.reply)

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Makes symbols.txt, what gorgonia.org/cu and this package call of libcuda, as their objects say, and of it symbols.h and
-# trampolines_amd64.S: a slot of each name and a jump to where it points. Without names cu is compiled anew: it needs the
-# headers of CUDA in CGO_CFLAGS, as make cuda has them.
+# generate.sh [DIR]: makes, in DIR or beside itself, symbols.txt, what gorgonia.org/cu and this package call of libcuda, as their
+# objects say, and of it symbols.h and trampolines_amd64.S: a slot for each name, and a jump to where it points. Both packages are
+# compiled, which needs the headers of CUDA in CGO_CFLAGS, as make cuda has them.
 set -eu
+out=$(cd "${1:-$(dirname "$0")}" && pwd)
 cd "$(dirname "$0")"
 
 work=$(mktemp -d)
@@ -20,14 +21,14 @@ objects . >"$work/shim"
 cat "$work/cu" "$work/shim" >"$work/all"
 symbols U "$work/all" | LC_ALL=C sort -u | grep -vxFf "$work/not" >"$work/symbols"
 [ "$(wc -l <"$work/symbols")" -gt 100 ] || { echo "generate.sh: too few symbols in cu's objects" >&2; exit 1; }
-cp "$work/symbols" symbols.txt
+cp "$work/symbols" "$out/symbols.txt"
 
 {
 	echo '/* Made by generate.sh. DO NOT EDIT. */'
 	echo 'static const char* const hypnos_shim_names[] = {'
-	sed 's/.*/    "&",/' symbols.txt
+	sed 's/.*/    "&",/' "$out/symbols.txt"
 	echo '};'
-} >symbols.h
+} >"$out/symbols.h"
 
 {
 	echo '//go:build cuda && cgo && linux && amd64'
@@ -39,6 +40,6 @@ cp "$work/symbols" symbols.txt
 	while read -r name; do
 		printf '.globl %s\n.hidden %s\n.type %s, @function\n%s:\n\tjmp *hypnos_shim_slots+%d(%%rip)\n' "$name" "$name" "$name" "$name" $slot
 		slot=$((slot + 8))
-	done <symbols.txt
+	done <"$out/symbols.txt"
 	echo '.section .note.GNU-stack, "", @progbits'
-} >trampolines_amd64.S
+} >"$out/trampolines_amd64.S"

@@ -107,7 +107,9 @@ func result(r C.CUresult) error {
 }
 
 // handle is the driver's pointer in one of cu's structures, which hold nothing else.
-func handle[T cu.Function | cu.Stream](v T) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&v)) }
+func handle[T cu.Function | cu.Stream](v T) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Pointer(&v))
+}
 
 func stream(s cu.Stream) C.CUstream { return C.CUstream(handle(s)) }
 
