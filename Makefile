@@ -92,6 +92,9 @@ $(EMU)/libcuda.so: backends/cuda/emu/fakecuda.cc $(wildcard backends/cuda/emu/in
 cuda-emu-go: $(EMU)/libcuda.so
 	$(CUDA_GO) vet -tags cuda ./backends/... ./cmd/...
 	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -race -tags cuda -timeout 30m ./backends/cuda/...
+	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -tags cuda -run Doctor ./cmd/hypnos
+	$(CUDA_GO) build -tags cuda -o $(EMU)/hypnos ./cmd/hypnos
+	HYPNOS_CUDA_DRIVER=$(EMU)/none.so $(EMU)/hypnos doctor | grep '^cuda .*no NVIDIA driver'
 
 cuda-emu-generated:
 	@tmp=$$(mktemp -d); trap 'rm -rf '$$tmp EXIT; GO=$(GO) CGO_CFLAGS="-O2 -g -I$(CUDA_INCLUDE)" sh backends/cuda/internal/shim/generate.sh $$tmp && \
@@ -131,4 +134,4 @@ fuzz: ## the fuzz targets, each for FUZZTIME
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
 clean: ## removes what make made
-	rm -rf bin hypnos-demo
+	rm -rf bin hypnos-demo .tools

@@ -13,5 +13,12 @@ func Open(o Options) (core.Backend, error) {
 	if _, err := o.withDefaults(); err != nil {
 		return nil, err
 	}
-	return nil, errors.New("cuda: not part of this build; make cuda builds a program that has it, on Linux on amd64")
+	return nil, errNotBuilt()
+}
+
+// Devices describes the devices of this machine; here, an error: this build does not know them.
+func Devices() ([]string, error) { return nil, errNotBuilt() }
+
+func errNotBuilt() error {
+	return errors.New("cuda: not part of this build; make cuda builds a program that has it, on Linux on amd64")
 }

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"hypnos/backends"
+	"hypnos/backends/cuda"
 	"hypnos/core"
 	"hypnos/core/data/sample"
 	"hypnos/core/net"
@@ -26,6 +27,7 @@ type diagnosis struct {
 	MemoryMB int64              `json:"memory_mb,omitempty"`
 	FreeMB   int64              `json:"memory_free_mb,omitempty"`
 	Backends []backendDiagnosis `json:"backends"`
+	Devices  []string           `json:"cuda_devices,omitempty"`
 	Sample   string             `json:"sample"`
 	Networks []string           `json:"networks"`
 }
@@ -71,6 +73,7 @@ func diagnose() diagnosis {
 		d.Backends = append(d.Backends, backendDiagnosis{Name: name, Caps: &caps})
 		b.Close()
 	}
+	d.Devices, _ = cuda.Devices() // why there are none, backend cuda says
 	if s, err := sample.Open(); err != nil {
 		d.Sample = err.Error()
 	} else {
@@ -95,6 +98,9 @@ func (d diagnosis) print(c console) error {
 		fmt.Fprintf(t, "\tlayers: %s\n", strings.Join(b.Caps.Layers, ", "))
 		commas := func(list any) string { return strings.ReplaceAll(strings.Trim(fmt.Sprint(list), "[]"), " ", ", ") }
 		fmt.Fprintf(t, "\toptimisers: %s; wake rules: %s; sleep: %s\n", commas(b.Caps.Optimizers), commas(b.Caps.WakeRules), commas(b.Caps.Rules))
+	}
+	for _, device := range d.Devices {
+		fmt.Fprintf(t, "cuda\t%s\n", device)
 	}
 	return t.Flush()
 }

@@ -475,7 +475,7 @@ func TestOpenErrors(t *testing.T) {
 	ran := 0
 	for _, c := range cases {
 		cmd := exec.Command(notOne)
-		cmd.Env = append(append(os.Environ(), c.env...), fmt.Sprintf("HYPNOS_TEST_OPEN=%d", c.ordinal))
+		cmd.Env = append(append(os.Environ(), c.env...), fmt.Sprintf("HYPNOS_TEST_OPEN=%d", c.ordinal), "GORACE=atexit_sleep_ms=0")
 		out, err := cmd.CombinedOutput()
 		text := string(out)
 		if err != nil {
