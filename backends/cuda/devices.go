@@ -8,8 +8,8 @@ import (
 	"hypnos/backends/cuda/internal/driver"
 )
 
-// Devices describes the devices of this machine, a line each: name, compute capability, memory, and the driver's CUDA version. It is
-// an error if there is no driver or no device.
+// Devices describes the devices of this machine, a line each: name, compute capability, memory, and the driver's CUDA
+// version. It is an error if there is no driver or no device.
 func Devices() ([]string, error) {
 	infos, err := driver.Devices()
 	if err != nil {

@@ -1,6 +1,6 @@
-// A library that stands in for the NVIDIA driver's libcuda.so.1 in tests on machines without a GPU: HYPNOS_CUDA_DRIVER names it.
-// It has the functions that package driver calls, and runs the kernels of ../kernels through the emulation. What it shows is whether
-// the program's calls are right; nothing of it says how fast a GPU would be.
+// A library that stands in for the NVIDIA driver's libcuda.so.1 in tests on machines without a GPU: HYPNOS_CUDA_DRIVER
+// names it. It has the functions that package driver calls, and runs the kernels of ../kernels through the emulation.
+// What it shows is whether the program's calls are right; nothing of it says how fast a GPU would be.
 //
 // It is strict where a GPU would be lenient, or would fail only sometimes:
 //   - work on a stream is not done before something waits for it, so that a missing event or an early change of a buffer shows;

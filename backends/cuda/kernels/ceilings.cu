@@ -1,5 +1,5 @@
-// What a device can do at most, as measured limits for the other kernels: copies and scaling for the bandwidth of memory, chains of
-// multiply-adds for the rate of the arithmetic units and of the tensor cores.
+// What a device can do at most, as measured limits for the other kernels: copies and scaling for the bandwidth of
+// memory, chains of multiply-adds for the rate of the arithmetic units and of the tensor cores.
 
 // copy: y (n) = x (n), not overlapping, both aligned to 16 bytes. Reads 4n bytes and writes as many.
 KERNEL(256, copy, const float* __restrict__ x, float* __restrict__ y, int64_t n) {
@@ -22,8 +22,8 @@ KERNEL(256, scale, const float* x, float* y, float by, int64_t n) {
   for (int64_t i = n / 4 * 4 + first; i < n; i += step) y[i] = by * x[i];
 }
 
-// ceiling_fma: every thread makes 8 chains v = a·v + b, rounds long, and writes their sum to y (threads). 16·rounds operations a
-// thread, two to a multiply-add.
+// ceiling_fma: every thread makes 8 chains v = a·v + b, rounds long, and writes their sum to y (threads). 16·rounds
+// operations a thread, two to a multiply-add.
 KERNEL(256, ceiling_fma, float* y, float a, float b, int rounds) {
   float v[8];
 #pragma unroll

@@ -39,8 +39,8 @@ type Ptr uint64
 
 var errClosed = errors.New("driver: the device is closed")
 
-// Open opens a device. Its errors say in one line what is missing: a driver, the device, a capability of 7.5 or more, a driver of
-// CUDA 11.8 or later, or memory; or that another process has the device for itself.
+// Open opens a device. Its errors say in one line what is missing: a driver, the device, a capability of 7.5 or more, a
+// driver of CUDA 11.8 or later, or memory; or that another process has the device for itself.
 func Open(ordinal int) (*Device, error) {
 	if err := shim.Load(); err != nil {
 		return nil, fmt.Errorf("driver: %w", err)
@@ -180,7 +180,8 @@ func (d *Device) Close() error {
 	return <-reply
 }
 
-// stop frees everything, and goes on after an error: of a lost device the driver frees nothing. The first one is returned.
+// stop frees everything, and goes on after an error: of a lost device the driver frees nothing. The first one is
+// returned.
 func (d *Device) stop() error {
 	if d.ctx == (cu.CUContext{}) {
 		return nil
@@ -221,8 +222,8 @@ func (d *Device) Info() Info { return d.info }
 // SharedLimit is how much shared memory a block can have, static and dynamic, in bytes.
 func (d *Device) SharedLimit() int { return d.shared }
 
-// Memory returns how many bytes of the device's memory are free now, and how many there are. The rest is that of other processes,
-// too.
+// Memory returns how many bytes of the device's memory are free now, and how many there are. The rest is that of other
+// processes, too.
 func (d *Device) Memory() (free, total int64, err error) {
 	err = d.do(func() error {
 		free, total, err = cu.MemInfo()
@@ -234,8 +235,8 @@ func (d *Device) Memory() (free, total int64, err error) {
 	return free, total, err
 }
 
-// Alloc allocates memory of the device; what is in it is undefined. The address is a multiple of 256. An error is a *MemoryError
-// when there is not enough.
+// Alloc allocates memory of the device; what is in it is undefined. The address is a multiple of 256. An error is a
+// *MemoryError when there is not enough.
 func (d *Device) Alloc(bytes int64) (p Ptr, err error) {
 	if bytes <= 0 {
 		panic("driver: Alloc of no bytes")
@@ -276,8 +277,8 @@ func (d *Device) Free(p Ptr) error {
 	})
 }
 
-// HostBuffer is page-locked memory of the host: copies between it and the device run beside kernels. While a copy is under way
-// its part must not be touched.
+// HostBuffer is page-locked memory of the host: copies between it and the device run beside kernels. While a copy is
+// under way its part must not be touched.
 type HostBuffer struct {
 	device *Device
 	p      unsafe.Pointer
@@ -356,8 +357,8 @@ func (d *Device) Function(name string) (f *Function, err error) {
 	return f, err
 }
 
-// SetShared allows launches with up to so many bytes of dynamic shared memory; without, 48 KB are the most. It is an error if the
-// device has less.
+// SetShared allows launches with up to so many bytes of dynamic shared memory; without, 48 KB are the most. It is an
+// error if the device has less.
 func (f *Function) SetShared(bytes int) error {
 	return f.device.do(func() error {
 		if bytes <= f.shared {
@@ -392,8 +393,8 @@ func (d *Device) Event() (*Event, error) {
 	})
 }
 
-// Since returns the milliseconds from when the device passed start to when it passed e. Both must have been recorded, and their
-// queues synchronised.
+// Since returns the milliseconds from when the device passed start to when it passed e. Both must have been recorded,
+// and their queues synchronised.
 func (e *Event) Since(start *Event) (ms float64, err error) {
 	err = e.device.do(func() error {
 		if ms, err = start.event.Elapsed(e.event); err != nil {

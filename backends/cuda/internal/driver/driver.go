@@ -2,8 +2,9 @@
 
 // Package driver is a CUDA device as Hypnos uses it: memory, kernels, queues of work, and graphs of recorded work.
 //
-// It stands on gorgonia.org/cu. All calls of a device run on one OS thread of its own with the device's context current, in the
-// order in which they were made; what a Queue is given runs later, and its first error waits for Synchronize.
+// It stands on gorgonia.org/cu. All calls of a device run on one OS thread of its own with the device's context
+// current, in the order in which they were made; what a Queue is given runs later, and its first error waits for
+// Synchronize.
 package driver
 
 import (
@@ -104,8 +105,8 @@ func free(i *Info) error {
 	return nil
 }
 
-// ErrLost is wrapped by errors after which the device cannot be used any more: close it. A checkpoint that was taken before is
-// what remains of its state.
+// ErrLost is wrapped by errors after which the device cannot be used any more: close it. A checkpoint that was taken
+// before is what remains of its state.
 var ErrLost = errors.New("the device is lost")
 
 // ErrMemory is wrapped by MemoryError.
@@ -126,8 +127,8 @@ func (e *MemoryError) Error() string {
 
 func (e *MemoryError) Unwrap() error { return ErrMemory }
 
-// lost are the codes after which a context is of no use: CUDA's manual says of each that the process must end or the context be
-// made anew.
+// lost are the codes after which a context is of no use: CUDA's manual says of each that the process must end or the
+// context be made anew.
 var lost = []shim.Code{
 	shim.Deinitialized, shim.EccUncorrectable, shim.NvlinkError, shim.IllegalAddress, shim.LaunchTimeout, shim.ContextDestroyed,
 	shim.Assert, shim.HardwareStack, shim.IllegalInstruction, shim.MisalignedAddress, shim.InvalidSpace, shim.InvalidPC,

@@ -18,7 +18,8 @@ import (
 	"hypnos/backends/cuda/internal/shim"
 )
 
-// TestMain opens a device and prints the error when a test calls the test program so; the driver's library is loaded once in a process.
+// TestMain opens a device and prints the error when a test calls the test program so; the driver's library is loaded
+// once in a process.
 func TestMain(m *testing.M) {
 	if ordinal := os.Getenv("HYPNOS_TEST_OPEN"); ordinal != "" {
 		var n int

@@ -12,8 +12,8 @@ import (
 	"hypnos/backends/cuda/internal/shim"
 )
 
-// Queue is a sequence of work for the device, a CUDA stream. Its methods return at once, and what they ask for runs in that order.
-// After an error the rest is left out until Synchronize returns it. A queue is for one goroutine at a time.
+// Queue is a sequence of work for the device, a CUDA stream. Its methods return at once, and what they ask for runs in
+// that order. After an error the rest is left out until Synchronize returns it. A queue is for one goroutine at a time.
 //
 // A launch, a copy, an event or a run of a graph allocates no memory of Go.
 type Queue struct {
@@ -117,9 +117,9 @@ func (q *Queue) Copy(dst, src Ptr, n int64) {
 	q.send(command{kind: copyDevice, dst: dst, src: src, bytes: n})
 }
 
-// Launch launches a kernel with dynamic shared memory of so many bytes (above 48 KB, after Function.SetShared). The arguments are
-// those of the kernel: Ptr, int64 and uint64 where it has 64 bits, int where it has an int, float32 and float64. It panics when
-// they are not, for that is a mistake in the program.
+// Launch launches a kernel with dynamic shared memory of so many bytes (above 48 KB, after Function.SetShared). The
+// arguments are those of the kernel: Ptr, int64 and uint64 where it has 64 bits, int where it has an int, float32 and
+// float64. It panics when they are not, for that is a mistake in the program.
 func (q *Queue) Launch(f *Function, grid Grid, block Block, shared int, args ...any) {
 	c := command{kind: launch, function: f, grid: grid, block: block, shared: shared}
 	if len(args) != len(f.parameters) {
@@ -135,7 +135,8 @@ func (q *Queue) Launch(f *Function, grid Grid, block Block, shared int, args ...
 	q.send(c)
 }
 
-// encode is an argument as it lies in memory, its size, and whether it is a floating-point number. Bytes are 0 for what no kernel takes.
+// encode is an argument as it lies in memory, its size, and whether it is a floating-point number. Bytes are 0 for what
+// no kernel takes.
 func encode(arg any) (value uint64, bytes int, float bool) {
 	switch v := arg.(type) {
 	case Ptr:
@@ -163,8 +164,8 @@ func (q *Queue) Record(e *Event) { q.send(command{kind: record, event: e}) }
 // Wait makes what follows wait for an event that was recorded in another queue.
 func (q *Queue) Wait(e *Event) { q.send(command{kind: wait, event: e}) }
 
-// Synchronize waits for all that the queue was given and returns the first error, which is forgotten then. Calls that other goroutines
-// make meanwhile wait, too: what is to run beside must have been given to its queue before.
+// Synchronize waits for all that the queue was given and returns the first error, which is forgotten then. Calls that
+// other goroutines make meanwhile wait, too: what is to run beside must have been given to its queue before.
 func (q *Queue) Synchronize() error {
 	if !q.send(command{kind: call, call: q.finish, reply: q.reply}) {
 		return errClosed
@@ -198,9 +199,9 @@ type Graph struct {
 	graph  shim.Graph
 }
 
-// Capture records what f gives to the queue, which does not run then, as a graph. Another queue joins in when f makes it wait for an
-// event that the captured queue recorded; it must be joined again, the same way round, before f returns. f must not call Synchronize.
-// The addresses and numbers that it passes are those of every run.
+// Capture records what f gives to the queue, which does not run then, as a graph. Another queue joins in when f makes
+// it wait for an event that the captured queue recorded; it must be joined again, the same way round, before f returns.
+// f must not call Synchronize. The addresses and numbers that it passes are those of every run.
 func (q *Queue) Capture(f func()) (*Graph, error) {
 	g := &Graph{device: q.device}
 	err := q.device.do(func() error {

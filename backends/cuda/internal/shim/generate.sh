@@ -1,7 +1,7 @@
 #!/bin/sh
-# generate.sh [DIR]: makes, in DIR or beside itself, symbols.txt, what gorgonia.org/cu and this package call of libcuda, as their
-# objects say, and of it symbols.h and trampolines_amd64.S: a slot for each name, and a jump to where it points. Both packages are
-# compiled, which needs the headers of CUDA in CGO_CFLAGS, as make cuda has them.
+# generate.sh [DIR]: makes, in DIR or beside itself, symbols.txt, what gorgonia.org/cu and this package call of libcuda,
+# as their objects say, and of it symbols.h and trampolines_amd64.S: a slot for each name, and a jump to where it
+# points. Both packages are compiled, which needs the headers of CUDA in CGO_CFLAGS, as make cuda has them.
 set -eu
 out=$(cd "${1:-$(dirname "$0")}" && pwd)
 cd "$(dirname "$0")"

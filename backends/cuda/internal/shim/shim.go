@@ -4,11 +4,11 @@
 //
 // gorgonia.org/cu is linked against libcuda, and its init function ends the process when cuInit fails. Here are all
 // functions of libcuda that cu and this package call: each jumps to where the slot of its name points
-// (trampolines_amd64.S, made by generate.sh from symbols.txt). cuInit does nothing; Load opens the real library. Until then, or
-// when there is none, every function returns CUDA_ERROR_NOT_INITIALIZED.
+// (trampolines_amd64.S, made by generate.sh from symbols.txt). cuInit does nothing; Load opens the real library. Until
+// then, or when there is none, every function returns CUDA_ERROR_NOT_INITIALIZED.
 //
-// It also has what cu lacks: pinned host memory, dynamic shared memory above 48 KB, names of errors, graphs by capture. As with
-// cu, a call is for the context that is current on the calling thread.
+// It also has what cu lacks: pinned host memory, dynamic shared memory above 48 KB, names of errors, graphs by capture.
+// As with cu, a call is for the context that is current on the calling thread.
 package shim
 
 // #cgo LDFLAGS: -L${SRCDIR}/lib -Wl,--as-needed -ldl
@@ -30,7 +30,8 @@ import (
 // Library is the environment variable that names another driver library than libcuda.so.1.
 const Library = "HYPNOS_CUDA_DRIVER"
 
-// Load opens the driver's library and initialises it, once in a process. Its error says in one line why there is no driver.
+// Load opens the driver's library and initialises it, once in a process. Its error says in one line why there is no
+// driver.
 var Load = sync.OnceValue(func() error {
 	library := os.Getenv(Library)
 	if library == "" {
@@ -120,17 +121,18 @@ func HostAlloc(bytes int64) (unsafe.Pointer, error) {
 	return p, err
 }
 
-// SetDynamicShared lets launches of f ask for up to so many bytes of dynamic shared memory; without, 48 KB are the most.
+// SetDynamicShared lets launches of f ask for up to so many bytes of dynamic shared memory; without, 48 KB are the
+// most.
 func SetDynamicShared(f cu.Function, bytes int) error {
 	return result(C.cuFuncSetAttribute(C.CUfunction(handle(f)), C.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, C.int(bytes)))
 }
 
-// SharedLimit is the attribute of a device that tells how much shared memory a block can have when SetDynamicShared asks
-// for it, in bytes.
+// SharedLimit is the attribute of a device that tells how much shared memory a block can have when SetDynamicShared
+// asks for it, in bytes.
 const SharedLimit = cu.DeviceAttribute(C.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
 
-// BeginCapture makes what is put on a stream part of a graph, from now to EndCapture, instead of running it. Other calls of the
-// thread, such as an allocation, are as allowed as otherwise.
+// BeginCapture makes what is put on a stream part of a graph, from now to EndCapture, instead of running it. Other
+// calls of the thread, such as an allocation, are as allowed as otherwise.
 func BeginCapture(s cu.Stream) error {
 	return result(C.cuStreamBeginCapture(stream(s), C.CU_STREAM_CAPTURE_MODE_RELAXED))
 }
