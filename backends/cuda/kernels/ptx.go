@@ -1,7 +1,5 @@
 //go:build cuda && cgo && linux && amd64
 
-// Package kernels holds the CUDA kernels as PTX, which the driver compiles for the device that it finds. make ptx makes
-// the PTX of kernels.cu.
 package kernels
 
 import (
