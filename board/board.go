@@ -39,6 +39,7 @@ type Profile struct {
 	MACs         Figure `toml:"macs" json:"macs"`     // 10^9 integer multiply-adds a second and core, of the kernels
 	Random       Figure `toml:"random" json:"random"` // 10^9 16-bit random numbers a second and core
 	Layer        Figure `toml:"layer" json:"layer"`   // µs that a layer takes beside its work
+	Wiring       Wiring `toml:"wiring" json:"wiring"` // devices of the board
 }
 
 // Figures lists the figures by name.
@@ -122,6 +123,9 @@ func parse(text string) (*Profile, error) {
 	}
 	if p.Free.Value > p.Memory.Value {
 		return nil, fmt.Errorf("free: %g MB of %g", p.Free.Value, p.Memory.Value)
+	}
+	if err := p.Wiring.Check(); err != nil {
+		return nil, err
 	}
 	if p.Cores.Value != math.Trunc(p.Cores.Value) {
 		return nil, fmt.Errorf("cores: %g is not whole", p.Cores.Value)
