@@ -137,6 +137,21 @@ class Array {
   unsigned char* base_;
 };
 
+// SAME_BITS checks that an array has the same bits in whatever order the threads of a block ran: those of the first run of the
+// test, at the same call.
+inline std::map<std::string, std::vector<uint64_t>> digests; // by test
+inline size_t digest_number;
+template <class T>
+bool same_bits(const Array<T>& a) {
+  uint64_t hash = 14695981039346656037u; // FNV-1a
+  for (size_t i = 0; i < a.size() * sizeof(T); i++) hash = (hash ^ reinterpret_cast<const unsigned char*>(a.data())[i]) * 1099511628211u;
+  auto& known = digests[running];
+  if (options.order == 0) known.push_back(hash);
+  const size_t i = digest_number++;
+  return i < known.size() && known[i] == hash;
+}
+#define SAME_BITS(array) TRUE(emu::same_bits(array), "its bits depend on the order of threads")
+
 // uniform makes numbers for an Array.
 inline auto uniform(std::mt19937_64& r, double lo, double hi) {
   return [&r, d = std::uniform_real_distribution<double>(lo, hi)]() mutable { return d(r); };
@@ -151,6 +166,7 @@ inline int run_tests() {
     for (auto& t : tests()) {
       running = t.name;
       rng.seed(1);
+      digest_number = 0;
       ran++;
       try {
         t.run();

@@ -82,6 +82,14 @@ TEST(races) {
   for (int i = 0; i < 64; i++) TRUE(c[i] == 63 - i, "%d", i);
 }
 
+TEST(bits_that_depend_on_the_order) {
+  Array<int> out(64);
+  launch(1, 64, 0, [&] { reversed(out, true); });
+  SAME_BITS(out);
+  launch(1, 64, 0, [&] { reversed(out, false); });
+  TRUE(same_bits(out) == (options.order == 0), "%s", "a missing barrier went unnoticed");
+}
+
 TEST(uninitialised_shared_memory) {
   Array<float> out(128);
   launch(2, 32, 128, [&] { unset(out); });

@@ -158,6 +158,8 @@ void losses(Cases& cases) {
     const double scale = 1.0 / B;
     launch(dim3(unsigned(B + 7) / 8), 256, 0, [&] { CALL(T, softmax_cross_entropy, logits, labels, d, loss, ranks, B, C, scale, flags, 1); });
     TRUE(flags[0] == 0 && flags[1] == 0 && flags[2] == 0, "B=%d C=%d", B, C);
+    SAME_BITS(loss);
+    SAME_BITS(d);
     for (int b = 0; b < B; b++) {
       const T* row = logits + b * C;
       const int label = labels[size_t(b)];
