@@ -5,7 +5,7 @@ GO    ?= go
 GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools cuda-tools cuda ptx cuda-emu cuda-emu-kernels \
+.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
 	cuda-emu-go cuda-emu-generated cuda-spills generate generate-check bench fuzz clean
 
 demo: ## the paper's effect on the embedded sample: a table and a figure, about two minutes on two cores
@@ -74,6 +74,14 @@ cuda: ## the tool with the backend for NVIDIA GPUs, as bin/hypnos-cuda; needs a 
 ptx: ## the kernels as PTX from their source
 	$(call cuda_tools)
 	for a in 75 80; do $(CUDA_BIN)/nvcc -std=c++17 -ptx -arch=compute_$$a backends/cuda/kernels/kernels.cu -o backends/cuda/kernels/kernels_$$a.ptx || exit 1; done
+
+cuda-check: ## bin/cuda-check, to carry to a machine with a GPU; where there is one, runs it: right numbers, then times
+	$(call cuda_tools,headers)
+	mkdir -p bin/cuda-check
+	$(CUDA_GO) build -tags cuda -o bin/cuda-check/check ./backends/cuda/check
+	for p in internal/driver .; do $(CUDA_GO) test -c -tags cuda -o bin/cuda-check/ ./backends/cuda/$$p || exit 1; done
+	cp backends/cuda/check/run.sh bin/cuda-check/run
+	bin/cuda-check/run
 
 cuda-emu: ## the CUDA backend on the CPU: kernels and driver emulated, tests with sanitizers and the race detector
 	@command -v g++ >/dev/null || { echo "SKIPPED: no C++ compiler (g++)"; exit 0; }; \
