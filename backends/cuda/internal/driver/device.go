@@ -393,6 +393,20 @@ func (d *Device) Event() (*Event, error) {
 	})
 }
 
+// Free frees the event. Closing the device does so, too.
+func (e *Event) Free() error {
+	return e.device.do(func() error {
+		if !e.device.events[e] {
+			return nil
+		}
+		delete(e.device.events, e)
+		if err := cu.DestroyEvent(&e.event); err != nil {
+			return failure("freeing an event", err)
+		}
+		return nil
+	})
+}
+
 // Since returns the milliseconds from when the device passed start to when it passed e. Both must have been recorded,
 // and their queues synchronised.
 func (e *Event) Since(start *Event) (ms float64, err error) {

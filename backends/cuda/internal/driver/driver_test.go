@@ -249,6 +249,27 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// Everything can be freed one by one, and a second time without harm; a queue's work is done before.
+func TestFree(t *testing.T) {
+	d := open(t)
+	needDriver(t, true)
+	before := live()
+	q, e, b, p := must(d.Queue()), must(d.Event()), must(d.Pinned(4)), must(d.Alloc(4))
+	g := must(q.Capture(func() { q.Set(p, 7, 4) }))
+	q.Run(g)
+	q.Record(e)
+	q.Download(b, 0, p, 4)
+	check(t, q.Free())
+	if b.Bytes()[0] != 7 {
+		t.Error("a queue was freed before its work was done")
+	}
+	check(t, errors.Join(e.Free(), g.Free(), b.Free(), d.Free(p)))
+	check(t, errors.Join(e.Free(), g.Free(), b.Free(), q.Free()))
+	if live() != before {
+		t.Errorf("%d objects, %d before", live(), before)
+	}
+}
+
 func TestSharedMemory(t *testing.T) {
 	d := open(t)
 	q := must(d.Queue())

@@ -90,6 +90,24 @@ func (d *Device) Queue() (*Queue, error) {
 	})
 }
 
+// Free frees the queue, when its work is done. Closing the device does so, too.
+func (q *Queue) Free() error {
+	return q.device.do(func() error {
+		if !q.device.queues[q] {
+			return nil
+		}
+		delete(q.device.queues, q)
+		err := q.stream.Synchronize()
+		if destroyed := q.stream.Destroy(); err == nil {
+			err = destroyed
+		}
+		if err != nil {
+			return failure("freeing a queue", err)
+		}
+		return nil
+	})
+}
+
 // Upload copies n bytes of src, from offset on, to dst.
 func (q *Queue) Upload(dst Ptr, src *HostBuffer, offset, n int64) {
 	q.send(command{kind: upload, dst: dst, host: src.at(offset, n), bytes: n})
