@@ -80,7 +80,7 @@ cuda-check: ## bin/cuda-check, to carry to a machine with a GPU; where there is 
 	mkdir -p bin/cuda-check
 	$(CUDA_GO) build -tags cuda -o bin/cuda-check/check ./backends/cuda/check
 	for p in internal/driver .; do $(CUDA_GO) test -c -tags cuda -o bin/cuda-check/ ./backends/cuda/$$p || exit 1; done
-	cp backends/cuda/check/run.sh bin/cuda-check/run
+	cp backends/cuda/check/run.sh bin/cuda-check/run && cp backends/cuda/check/peer.py bin/cuda-check/
 	bin/cuda-check/run
 
 cuda-emu: ## the CUDA backend on the CPU: kernels and driver emulated, tests with sanitizers and the race detector

@@ -18,7 +18,8 @@ func TestCheck(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "check.json")
 	var out strings.Builder
-	if err := run([]string{"-small", "-json", path}, &out); err != nil {
+	peer := `echo '{"name":"adam/odd","form":"plain","ms":1e9}{"name":"adam/odd","form":"strong","ms":1e3}'`
+	if err := run([]string{"-small", "-json", path, "-peer", peer}, &out); err != nil {
 		t.Fatal(err, out.String())
 	}
 	text, err := os.ReadFile(path)
@@ -33,8 +34,20 @@ func TestCheck(t *testing.T) {
 		t.Errorf("%s", text)
 	}
 	for _, row := range r.Rows {
+		if adam := row.Kernel+"/"+row.Size == "adam/odd"; adam != (len(row.Peers) == 2) {
+			t.Errorf("peers of %s/%s: %v", row.Kernel, row.Size, row.Peers)
+		}
 		if !row.Right || !(row.Worst > 0) || !(row.Worst <= 1) || !(row.MS > 0) || !strings.Contains(out.String(), "\n"+row.Kernel+" ") {
 			t.Errorf("%+v", row)
+		}
+	}
+}
+
+// A peer that fails, or prints something else, is an error that names it.
+func TestPeerErrors(t *testing.T) {
+	for _, command := range []string{"exit 3", "echo no"} {
+		if _, err := measured(command); err == nil || !strings.Contains(err.Error(), command) {
+			t.Errorf("%s: %v", command, err)
 		}
 	}
 }

@@ -13,4 +13,9 @@ for t in *.test; do
 	echo "$t"
 	./"$t" -test.timeout 5m
 done
-./check "$@"
+if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+	./check --peer 'python3 peer.py' "$@"
+else
+	echo "SKIPPED: comparison with PyTorch: there is none for this GPU"
+	./check "$@"
+fi

@@ -13,22 +13,42 @@ import (
 // half is half a unit in the last place of 1 in float32: the error of a rounding, of what is rounded.
 const half = 1.0 / (1 << 24)
 
-// layer is an LC layer of the paper's networks: positions, and weights a position.
+// layer is an LC layer of the paper's networks: side x side positions, and weights of each.
 type layer struct {
-	name                string
-	positions, elements int64
+	name     string
+	side     int
+	elements int64
 }
 
-// layers are one LC layer of every stage of ResNet20 on 32x32 images and of half-width ResNet18 on 224x224 images.
+func (l layer) positions() int64 { return int64(l.side) * int64(l.side) }
+func (l layer) weights() int64   { return l.positions() * l.elements }
+
+// layers are one LC layer of every stage of ResNet20 on 32x32 images and of half-width ResNet18 on 224x224 images:
+// channels in and out, and positions.
 func (b *bench) layers() []layer {
 	if b.small {
-		return []layer{{"small", 12, 36}, {"odd", 5, 27}}
+		return []layer{{"small", 4, 36}, {"odd", 5, 27}}
 	}
 	return []layer{
-		{"cifar 16x32x32", 32 * 32, 16 * 9 * 16}, {"cifar 32x16x16", 16 * 16, 32 * 9 * 32}, {"cifar 64x8x8", 8 * 8, 64 * 9 * 64},
-		{"imagenet 32x56x56", 56 * 56, 32 * 9 * 32}, {"imagenet 64x28x28", 28 * 28, 64 * 9 * 64},
-		{"imagenet 128x14x14", 14 * 14, 128 * 9 * 128}, {"imagenet 256x7x7", 7 * 7, 256 * 9 * 256},
+		{"cifar 16x32x32", 32, 16 * 9 * 16}, {"cifar 32x16x16", 16, 32 * 9 * 32}, {"cifar 64x8x8", 8, 64 * 9 * 64},
+		{"imagenet 32x56x56", 56, 32 * 9 * 32}, {"imagenet 64x28x28", 28, 64 * 9 * 64},
+		{"imagenet 128x14x14", 14, 128 * 9 * 128}, {"imagenet 256x7x7", 7, 256 * 9 * 256},
 	}
+}
+
+// grids are the positions of 3x3 interleaved grids, one grid after the other, and where each begins.
+func (l layer) grids() (positions, starts []int32) {
+	const stride = 3
+	starts = []int32{0}
+	for grid := range stride * stride {
+		for y := grid / stride; y < l.side; y += stride {
+			for x := grid % stride; x < l.side; x += stride {
+				positions = append(positions, int32(y*l.side+x))
+			}
+		}
+		starts = append(starts, int32(len(positions)))
+	}
+	return positions, starts
 }
 
 // subjects lists what is measured.
@@ -42,7 +62,7 @@ func (b *bench) subjects() []subject {
 
 // adam is a step of AdamW on a layer's weights: four arrays read, three written.
 func (b *bench) adam(l layer) subject {
-	n := l.positions * l.elements
+	n := l.weights()
 	s := subject{kernel: "adam", size: l.name, bytes: 28 * float64(n)}
 	s.prepare = func() (job, error) {
 		at := optim.Default(optim.AdamW, 1e-2).At(3, 1e-3)
@@ -98,14 +118,15 @@ func (b *bench) adam(l layer) subject {
 	return s
 }
 
-// sleep is an instant sleep of a layer whose positions are one grid: every weight is read and written once.
+// sleep is an instant sleep of a layer: every weight is read and written once.
 func (b *bench) sleep(kernel string, l layer) subject {
-	n := l.positions * l.elements
+	n := l.weights()
 	s := subject{kernel: kernel, size: l.name, bytes: 8 * float64(n)}
 	s.prepare = func() (job, error) {
-		size := kernels.Groups(l.elements, 1)
+		positions, starts := l.grids()
+		size := kernels.Groups(l.elements, len(starts)-1)
 		if kernel == "naive_instant_sleep" {
-			size = kernels.NaiveGroups(l.elements, 1)
+			size = kernels.NaiveGroups(l.elements, len(starts)-1)
 		}
 		launch, err := b.function(kernel, size)
 		if err != nil {
@@ -117,23 +138,19 @@ func (b *bench) sleep(kernel string, l layer) subject {
 		if err != nil {
 			return job{}, err
 		}
-		order := make([]int32, l.positions)
-		for i := range order {
-			order[i] = int32(i)
-		}
-		positions, err := b.putInts(order)
+		at, err := b.putInts(positions)
 		if err != nil {
 			return job{}, err
 		}
-		starts, err := b.putInts([]int32{0, int32(l.positions)})
+		from, err := b.putInts(starts)
 		if err != nil {
 			return job{}, err
 		}
 		j.launch = func(i int) {
 			if kernel == "naive_instant_sleep" {
-				launch(w[i], l.elements, positions, starts)
+				launch(w[i], l.elements, at, from)
 			} else {
-				launch(w[i], l.elements, positions, starts, driver.Ptr(0))
+				launch(w[i], l.elements, at, from, driver.Ptr(0))
 			}
 		}
 		j.worst = func() (worst float64, err error) {
@@ -141,15 +158,18 @@ func (b *bench) sleep(kernel string, l layer) subject {
 			if err != nil {
 				return 0, err
 			}
-			for e := range l.elements {
-				mean := 0.0
-				for p := range l.positions {
-					mean += float64(before[p*l.elements+e]) / float64(l.positions)
-				}
-				// One rounding to float32; the sum of so many numbers below 1 in float64 adds next to nothing.
-				bound := half*math.Abs(mean) + float64(l.positions)/(1<<52)
-				for p := range l.positions {
-					worst = worse(worst, after[p*l.elements+e], mean, bound)
+			for g, lo := range starts[:len(starts)-1] {
+				grid := positions[lo:starts[g+1]]
+				for e := range l.elements {
+					mean := 0.0
+					for _, p := range grid {
+						mean += float64(before[int64(p)*l.elements+e]) / float64(len(grid))
+					}
+					// One rounding to float32; a sum of so many numbers below 1 in float64 adds next to nothing.
+					bound := half*math.Abs(mean) + float64(len(grid))/(1<<52)
+					for _, p := range grid {
+						worst = worse(worst, after[int64(p)*l.elements+e], mean, bound)
+					}
 				}
 			}
 			return worst, nil
