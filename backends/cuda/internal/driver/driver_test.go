@@ -168,6 +168,9 @@ func TestMemory(t *testing.T) {
 	if got := b.Bytes()[:len(want)]; string(got) != string(want) {
 		t.Errorf("%v, not %v", got, want)
 	}
+	q.Set(0, 1, 0) // of nothing, nothing
+	q.Upload(0, b, 64, 0)
+	check(t, q.Synchronize())
 	check(t, d.Free(p))
 	if err := d.Free(p); err == nil {
 		t.Error("memory was freed twice")
@@ -389,6 +392,43 @@ func TestNoAllocation(t *testing.T) {
 		}
 	}); allocated != 0 {
 		t.Errorf("%g allocations", allocated)
+	}
+}
+
+// Two devices work beside each other, each with memory of its own.
+func TestTwoDevices(t *testing.T) {
+	needDriver(t, true)
+	t.Setenv("HYPNOS_EMU_DEVICES", "2")
+	const n = 100
+	devices := []*Device{open(t), must(Open(1))}
+	defer devices[1].Close() // before the first one, whose end looks for what is left
+	var wait sync.WaitGroup
+	for i, d := range devices {
+		wait.Go(func() {
+			q, in, out := must(d.Queue()), must(d.Pinned(4*n)), must(d.Pinned(4*n))
+			x, y := must(d.Alloc(4*n)), must(d.Alloc(4*n))
+			for k := range n {
+				in.Floats()[k] = float32(k)
+			}
+			scaled(d, q, in, out, x, y, float32(i+2), n)
+			if err := q.Synchronize(); err != nil {
+				t.Error(err)
+			}
+			for k, got := range out.Floats() {
+				if want := float32((i + 2) * k); got != want {
+					t.Errorf("device %d: y[%d] = %g, not %g", i, k, got, want)
+					return
+				}
+			}
+			free, total, err := d.Memory()
+			if err != nil || total-free != 8*n {
+				t.Errorf("device %d: %d bytes of %d free, %v", i, free, total, err)
+			}
+		})
+	}
+	wait.Wait()
+	if _, err := devices[1].Alloc(4); err != nil {
+		t.Error(err)
 	}
 }
 

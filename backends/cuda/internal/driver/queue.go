@@ -274,6 +274,9 @@ func (g *Graph) Free() error {
 func (q *Queue) Run(g *Graph) { q.send(command{kind: runGraph, graph: g}) }
 
 func (q *Queue) send(c command) bool {
+	if c.bytes == 0 && (c.kind == upload || c.kind == download || c.kind == set || c.kind == copyDevice) {
+		return true
+	}
 	c.queue = q
 	return q.device.send(c)
 }
