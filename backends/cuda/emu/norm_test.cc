@@ -12,8 +12,9 @@ struct Shape {
   unsigned blocks; // parts of the sums
   double mean, deviation;
 };
-// Channels that make whole packs in both types, in float alone, and in neither; fewer rows than threads, and than blocks.
-const Shape kShapes[] = {{2, 1, 1, 0, 1}, {37, 3, 2, 5, 0.1}, {100, 16, 3, -1, 2}, {65, 12, 1, 0.5, 1}, {300, 40, 2, 1000, 1}, {5, 264, 7, 0, 1}};
+// Channels that make whole packs in both types, in float alone, and in neither; fewer rows than threads, and
+// than blocks; more packs than threads.
+const Shape kShapes[] = {{2, 1, 1, 0, 1}, {37, 3, 2, 5, 0.1}, {100, 16, 3, -1, 2}, {65, 12, 1, 0.5, 1}, {300, 40, 11, 1000, 1}, {5, 264, 7, 0, 1}, {3, 2056, 1, 0, 1}};
 
 constexpr double kEpsilon = 1e-5, kMomentum = 0.1;
 constexpr double kDouble = 0x1p-53;
@@ -162,11 +163,11 @@ void spoiled(Cases& cases) {
 }  // namespace
 
 TEST(statistics_and_forward) {
-  Cases cases(2 * 6 * 4);
+  Cases cases(2 * 7 * 4);
   BOTH(forwards, cases);
 }
 TEST(backward) {
-  Cases cases(2 * 6 * 3);
+  Cases cases(2 * 7 * 3);
   BOTH(backwards, cases);
 }
 TEST(not_a_number) {

@@ -9,12 +9,9 @@
 
 namespace loss {
 
-__device__ __forceinline__ double warp_max(double v) { // NaN wins
+__device__ __forceinline__ double warp_max(double v) {
 #pragma unroll
-  for (int bit = 16; bit > 0; bit >>= 1) {
-    const double other = __shfl_xor_sync(0xffffffffu, v, bit);
-    v = other > v || other != other ? other : v;
-  }
+  for (int bit = 16; bit > 0; bit >>= 1) v = fmax(v, __shfl_xor_sync(0xffffffffu, v, bit));
   return v;
 }
 
@@ -30,7 +27,7 @@ __device__ __forceinline__ void softmax_cross_entropy(const T* logits, const int
   int rank = 0;
   for (int c = lane; c < C; c += 32) {
     const double v = to_float(row[c]);
-    largest = v > largest || v != v ? v : largest;
+    largest = fmax(largest, v); // passes over NaN, which spoils the sum instead
     rank += c != label && !(v < own || (v == own && c > label));
   }
   largest = warp_max(largest);

@@ -29,10 +29,10 @@
 namespace batchnorm {
 using namespace pointwise;
 
-// column_sums adds up two numbers by channel over a part of the rows; f(at, channel, first, second) adds those of N
-// channels from element at on.
-template <class T, int N, class F>
-__device__ __forceinline__ void column_sums(double* buffer, double* parts, int64_t rows, int C, F f) {
+// column_sums adds up two numbers by channel over a part of the rows: f(at, coefficients, first, second) adds those of the N
+// channels of element at, with what make(channel) returned.
+template <class T, int N, class Make, class F>
+__device__ __forceinline__ void column_sums(double* buffer, double* parts, int64_t rows, int C, Make make, F f) {
   const int packs = C / N;
   int width = 1; // packs side by side in a block
   while (width < packs && width < 32) width *= 2;
@@ -42,7 +42,9 @@ __device__ __forceinline__ void column_sums(double* buffer, double* parts, int64
     const int pack = tile * width + tx;
     double first[N] = {}, second[N] = {};
     if (pack < packs) {
-      for (int64_t row = lo + ty; row < hi; row += depth) f(row * C + pack * N, pack * N, first, second);
+      const auto coefficients = make(pack * N);
+#pragma unroll 4
+      for (int64_t row = lo + ty; row < hi; row += depth) f(row * C + pack * N, coefficients, first, second);
     }
     double* mine = buffer + threadIdx.x * 2 * N;
 #pragma unroll
@@ -76,7 +78,7 @@ __device__ __forceinline__ void both(int C, A... a) {
 
 template <class T, int N> struct Sums {
   static __device__ __forceinline__ void run(int C, double* buffer, const T* x, double* parts, int64_t rows) {
-    column_sums<T, N>(buffer, parts, rows, C, [=](int64_t at, int, double* s, double* q) {
+    column_sums<T, N>(buffer, parts, rows, C, [](int) { return 0; }, [=](int64_t at, int, double* s, double* q) {
       const auto p = load<T, N>(x + at);
 #pragma unroll
       for (int k = 0; k < N; k++) {
@@ -88,12 +90,23 @@ template <class T, int N> struct Sums {
   }
 };
 
-// affine_value is the batch norm of one number.
-__device__ __forceinline__ float affine_value(float x, float centre, float scale, float shift) { return fmaf(x - centre, scale, shift); }
+// Coefficients are those of N channels: of the batch norm and, for backward, of its gradient.
+template <int N> struct Coefficients {
+  float centre[N], scale[N], shift[N], mean[N], slope[N];
+  __device__ __forceinline__ Coefficients(const float* affine, const float* coefficients, int C, int channel) {
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const int c = channel + k;
+      centre[k] = affine[c], scale[k] = affine[C + c], shift[k] = affine[2 * C + c];
+      if (coefficients) mean[k] = coefficients[c], slope[k] = coefficients[C + c];
+    }
+  }
+  __device__ __forceinline__ float norm(float x, int k) const { return fmaf(x - centre[k], scale[k], shift[k]); }
+};
 
 // gated is the gradient behind the rectifier.
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rectified, const Pack<T, N>& x, int64_t at, const float* affine, int C, int channel) {
+__device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rectified, const Pack<T, N>& x, int64_t at, const Coefficients<N>& c) {
   auto h = load<T, N>(dy + at);
   if (gate) {
     const auto y = load<T, N>(gate + at);
@@ -101,10 +114,7 @@ __device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rect
     for (int k = 0; k < N; k++) h.v[k] = y.v[k] > 0 ? h.v[k] : 0.f;
   } else if (rectified) {
 #pragma unroll
-    for (int k = 0; k < N; k++) {
-      const int c = channel + k;
-      h.v[k] = affine_value(x.v[k], affine[c], affine[C + c], affine[2 * C + c]) > 0 ? h.v[k] : 0.f;
-    }
+    for (int k = 0; k < N; k++) h.v[k] = c.norm(x.v[k], k) > 0 ? h.v[k] : 0.f;
   }
   return h;
 }
@@ -112,64 +122,67 @@ __device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rect
 template <class T, int N> struct GradientSums {
   static __device__ __forceinline__ void run(int C, double* buffer, const T* dy, const T* x, const T* gate, int rectified, const float* affine,
                                              double* parts, int64_t rows) {
-    column_sums<T, N>(buffer, parts, rows, C, [=](int64_t at, int channel, double* s, double* q) {
-      const auto p = load<T, N>(x + at);
-      const auto h = gated<T, N>(dy, gate, rectified, p, at, affine, C, channel);
+    column_sums<T, N>(buffer, parts, rows, C, [=](int channel) { return Coefficients<N>(affine, nullptr, C, channel); },
+                      [=](int64_t at, const Coefficients<N>& c, double* s, double* q) {
+                        const auto p = load<T, N>(x + at);
+                        const auto h = gated<T, N>(dy, gate, rectified, p, at, c);
 #pragma unroll
-      for (int k = 0; k < N; k++) {
-        s[k] += double(h.v[k]);
-        q[k] = fma(double(h.v[k]), double(p.v[k]) - double(affine[channel + k]), q[k]);
-      }
-    });
+                        for (int k = 0; k < N; k++) {
+                          s[k] += double(h.v[k]);
+                          q[k] = fma(double(h.v[k]), double(p.v[k]) - double(c.centre[k]), q[k]);
+                        }
+                      });
   }
 };
 
-// channels calls f(at, channel) for the packs of rows·C elements; a thread keeps to its channels where there are as many
-// threads as packs of a row.
-template <class T, int N, class F>
-__device__ __forceinline__ void channels(int64_t rows, int C, F f) {
+// channels calls f(at, coefficients) for the packs of rows·C elements, with the coefficients that make(channel) returns: once for
+// all, as a thread keeps to its channels, unless there are fewer threads than packs in a row.
+template <class T, int N, class Make, class F>
+__device__ __forceinline__ void channels(int64_t rows, int C, Make make, F f) {
   const int64_t packs = rows * (C / N), width = C / N;
-  const int64_t count = thread_count() >= width ? thread_count() / width * width : thread_count();
-  if (thread_index() >= count) return;
-  for (int64_t i = thread_index(); i < packs; i += count) f(i * N, int(i % width) * N);
+  const bool keeps = thread_count() >= width;
+  const int64_t count = keeps ? thread_count() / width * width : thread_count();
+  int64_t i = thread_index();
+  if (i >= count || i >= packs) return;
+  auto coefficients = make(int(i % width) * N);
+  for (; i < packs; i += count) {
+    if (!keeps) coefficients = make(int(i % width) * N);
+    f(i * N, coefficients);
+  }
 }
 
 template <class T, int N> struct Forward {
   static __device__ __forceinline__ void run(int C, const T* x, const float* affine, const T* residual, T* y, int rectify, int64_t rows) {
-    channels<T, N>(rows, C, [=](int64_t at, int channel) {
-      auto p = load<T, N>(x + at);
+    channels<T, N>(rows, C, [=](int channel) { return Coefficients<N>(affine, nullptr, C, channel); },
+                   [=](int64_t at, const Coefficients<N>& c) {
+                     auto p = load<T, N>(x + at);
 #pragma unroll
-      for (int k = 0; k < N; k++) {
-        const int c = channel + k;
-        p.v[k] = affine_value(p.v[k], affine[c], affine[C + c], affine[2 * C + c]);
-      }
-      if (residual) {
-        const auto r = load<T, N>(residual + at);
+                     for (int k = 0; k < N; k++) p.v[k] = c.norm(p.v[k], k);
+                     if (residual) {
+                       const auto r = load<T, N>(residual + at);
 #pragma unroll
-        for (int k = 0; k < N; k++) p.v[k] += r.v[k];
-      }
-      if (rectify) {
+                       for (int k = 0; k < N; k++) p.v[k] += r.v[k];
+                     }
+                     if (rectify) {
 #pragma unroll
-        for (int k = 0; k < N; k++) p.v[k] = p.v[k] <= 0 ? 0.f : p.v[k];
-      }
-      store<T, N>(y + at, p);
-    });
+                       for (int k = 0; k < N; k++) p.v[k] = p.v[k] <= 0 ? 0.f : p.v[k];
+                     }
+                     store<T, N>(y + at, p);
+                   });
   }
 };
 
 template <class T, int N> struct Backward {
   static __device__ __forceinline__ void run(int C, const T* dy, const T* x, const T* gate, int rectified, const float* affine,
                                              const float* coefficients, T* dx, int add, int64_t rows) {
-    channels<T, N>(rows, C, [=](int64_t at, int channel) {
-      const auto p = load<T, N>(x + at);
-      auto h = gated<T, N>(dy, gate, rectified, p, at, affine, C, channel);
+    channels<T, N>(rows, C, [=](int channel) { return Coefficients<N>(affine, coefficients, C, channel); },
+                   [=](int64_t at, const Coefficients<N>& c) {
+                     const auto p = load<T, N>(x + at);
+                     auto h = gated<T, N>(dy, gate, rectified, p, at, c);
 #pragma unroll
-      for (int k = 0; k < N; k++) {
-        const int c = channel + k;
-        h.v[k] = affine[C + c] * (h.v[k] - coefficients[c] - (p.v[k] - affine[c]) * coefficients[C + c]);
-      }
-      put<T, N>(dx + at, h, add);
-    });
+                     for (int k = 0; k < N; k++) h.v[k] = c.scale[k] * (h.v[k] - c.mean[k] - (p.v[k] - c.centre[k]) * c.slope[k]);
+                     put<T, N>(dx + at, h, add);
+                   });
   }
 };
 
