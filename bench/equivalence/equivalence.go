@@ -46,6 +46,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"hypnos/core"
@@ -63,9 +64,10 @@ type Subject struct {
 
 // Options say what is run.
 type Options struct {
-	Net    *net.Network  // folded: without batch norm
-	Params *model.Params // integers, as package edge converts them
-	Train  *data.Loader  // its images are learned from one by one
+	Net    *net.Network     // folded: without batch norm
+	Params *model.Params    // integers, as package edge converts them
+	Train  *data.Loader     // its images are learned from one by one; not needed with a Feed
+	Feed   []data.Minibatch // the steps' images, one a step; nil takes them from Train
 	Test   *data.Loader
 	Steps  int          // learning steps
 	Every  int          // steps from one sleep to the next
@@ -214,11 +216,23 @@ func (o Options) check(subjects []Subject) error {
 		return fmt.Errorf("equivalence: %d steps to check are outside 1…%d, the first sleep", o.Check, min(o.Steps, o.Every))
 	case !(o.Rate > 0) || math.IsInf(o.Rate, 0):
 		return fmt.Errorf("equivalence: learning rate %g is not a finite number above 0", o.Rate)
-	case o.Train.Batch != 1:
+	case o.Feed != nil && len(o.Feed) != o.Steps:
+		return fmt.Errorf("equivalence: %d images for %d steps", len(o.Feed), o.Steps)
+	case o.Feed == nil && o.Train.Batch != 1:
 		return errors.New("equivalence: the training images come one by one")
 	}
-	if err := o.Train.Check(); err != nil {
-		return err
+	labels := o.Test.Images.Labels
+	if o.Feed == nil {
+		if err := o.Train.Check(); err != nil {
+			return err
+		}
+		labels = slices.Concat(labels, o.Train.Images.Labels)
+	}
+	for _, m := range o.Feed {
+		if m.X.N != 1 {
+			return errors.New("equivalence: the training images come one by one")
+		}
+		labels = slices.Concat(labels, m.Labels)
 	}
 	if err := o.Test.Check(); err != nil {
 		return err
@@ -227,11 +241,9 @@ func (o Options) check(subjects []Subject) error {
 	if err != nil {
 		return err
 	}
-	for _, images := range []*data.Images{o.Train.Images, o.Test.Images} {
-		for i, label := range images.Labels {
-			if label < 0 || int(label) >= classes {
-				return fmt.Errorf("equivalence: label %d of image %d is outside 0…%d", label, i, classes-1)
-			}
+	for i, label := range labels {
+		if label < 0 || int(label) >= classes {
+			return fmt.Errorf("equivalence: label %d of image %d is outside 0…%d", label, i, classes-1)
 		}
 	}
 	return nil
@@ -246,7 +258,7 @@ func Run(ctx context.Context, subjects []Subject, o Options, progress func(strin
 		Network: o.Net.Name, Seed: o.Seed, Steps: o.Steps, Every: o.Every, Checked: o.Check, Rule: o.Phase.Rule.Kind(),
 		Rate: o.Rate, Images: o.Test.Images.Len(), Violated: []string{},
 	}
-	images := o.images(ctx)
+	images := o.Images(ctx)
 	var runs []*run
 	for _, s := range subjects {
 		progress(s.Name)
@@ -272,8 +284,11 @@ func Run(ctx context.Context, subjects []Subject, o Options, progress func(strin
 	return r, nil
 }
 
-// images are the steps' images, one a step.
-func (o Options) images(ctx context.Context) (all []data.Minibatch) {
+// Images are the steps' images, one a step; fewer when ctx ends.
+func (o Options) Images(ctx context.Context) (all []data.Minibatch) {
+	if o.Feed != nil {
+		return o.Feed
+	}
 	for epoch := 0; len(all) < o.Steps && ctx.Err() == nil; epoch++ {
 		for m := range o.Train.Epoch(ctx, epoch, 0) {
 			if len(all) == o.Steps {

@@ -23,6 +23,9 @@ func bench(ctx context.Context, c console, args []string) error {
 	if len(args) > 0 && args[0] == "equivalence" {
 		return benchEquivalence(ctx, c, args[1:])
 	}
+	if len(args) > 0 && args[0] == "golden" {
+		return benchGolden(ctx, c, args[1:])
+	}
 	if len(args) > 0 && args[0] == "continual" {
 		return benchContinual(ctx, c, args[1:])
 	}
@@ -30,6 +33,7 @@ func bench(ctx context.Context, c console, args []string) error {
 Runs a benchmark:
   speed        the CPU backend against the machine's limits and against other programs
   equivalence  backends against each other, layer by layer, with bounds
+  golden       what a backend computed, in a file, and backends against it
   continual    learning from a stream, with sleep and without, in integers and in float32
 
 hypnos bench NAME --help shows its flags.
@@ -41,7 +45,7 @@ Examples:
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence, continual")}
+	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence, golden, continual")}
 }
 
 func benchSpeed(ctx context.Context, c console, args []string) error {

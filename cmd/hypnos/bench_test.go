@@ -3,9 +3,24 @@ package main
 import (
 	"bytes"
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"hypnos/core/data/datatest"
 )
+
+// What one backend computes is kept in a file, and others are compared with it.
+func TestBenchGolden(t *testing.T) {
+	t.Parallel()
+	source, dir := datatest.ClassFolders(t, 8, 8, 20), t.TempDir()
+	trained := filepath.Join(dir, "run")
+	works(t, trainTiny(trained, "resnet8-lc", source))
+	integers, file := filepath.Join(dir, "edge.hyp"), filepath.Join(dir, "cpu.golden")
+	works(t, []string{"package", "-m", filepath.Join(trained, "checkpoint.safetensors"), "-o", integers, "--images", "12"})
+	works(t, []string{"bench", "golden", "-o", file, "-m", integers, "--data", source, "--steps", "2", "--test", "3"}, "every bound holds")
+	works(t, []string{"bench", "golden", "--check", file, "--backends", "fixed"}, "golden file of cpu (float32)", "fixed : golden cpu", "every bound holds")
+}
 
 func TestBenchUsage(t *testing.T) {
 	for _, c := range []struct {
@@ -36,6 +51,13 @@ func TestBenchUsage(t *testing.T) {
 		{"bench equivalence --net resnet9", exitFailed, "resnet9"},
 		{"bench equivalence --check 11", exitUsage, "--check 11"},
 		{"bench equivalence --check -1", exitUsage, "--check -1"},
+		{"bench golden --help", exitOK, "Examples"},
+		{"bench golden", exitUsage, "either -o FILE"},
+		{"bench golden -o a --check b", exitUsage, "either -o FILE"},
+		{"bench golden --check missing", exitFailed, "missing"},
+		{"bench golden -o a --steps 0", exitUsage, "--steps 0"},
+		{"bench golden -o a --rule dream", exitUsage, "dream"},
+		{"bench golden -o a --backend tpu", exitFailed, "tpu"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(context.Background(), strings.Fields(c.args), console{&out, &errs})

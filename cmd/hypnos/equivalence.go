@@ -107,14 +107,13 @@ type equivalenceRun struct {
 
 func (o *equivalenceRun) run(ctx context.Context, c console, names string) (r *equivalence.Result, err error) {
 	begin := time.Now()
-	defer func() {
-		for _, f := range o.closers {
-			err = errors.Join(err, f())
-		}
-	}()
+	defer func() { err = errors.Join(err, o.close()) }()
 	subjects, err := o.subjects(names)
 	if err != nil {
 		return nil, err
+	}
+	if len(subjects) < 2 {
+		return nil, usageError{fmt.Errorf("--backends %s: at least two are compared", names)}
 	}
 	if err := o.open(ctx, c); err != nil {
 		return nil, err
@@ -123,8 +122,7 @@ func (o *equivalenceRun) run(ctx context.Context, c console, names string) (r *e
 	if err != nil {
 		return nil, err
 	}
-	r.Program, r.Date = "hypnos "+version(), begin.UTC().Truncate(time.Second)
-	r.Origin, r.Data, r.Seconds = o.origin, o.data, time.Since(begin).Seconds()
+	o.describe(r, begin)
 	return r, nil
 }
 
@@ -138,9 +136,6 @@ func (o *equivalenceRun) subjects(names string) ([]equivalence.Subject, error) {
 			continue
 		}
 		specs = append(specs, part)
-	}
-	if len(specs) < 2 {
-		return nil, usageError{fmt.Errorf("--backends %s: at least two are compared", names)}
 	}
 	var all []equivalence.Subject
 	for _, s := range specs {
