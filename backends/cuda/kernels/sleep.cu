@@ -18,7 +18,8 @@
 namespace asleep {
 using namespace pointwise;
 
-constexpr int kRows = 8;
+constexpr int kRows = 8;  // of threads in a block
+constexpr int kAhead = 8; // loads that a thread has under way
 
 // Tile is where a thread works.
 template <int N> struct Tile {
@@ -30,6 +31,12 @@ template <int N> struct Tile {
       : element((int64_t(blockIdx.x) * 32 + threadIdx.x) * N), lo(starts[blockIdx.y]), hi(starts[blockIdx.y + 1]), row(int(threadIdx.y)),
         inside(element < elements) {}
 };
+
+template <int N>
+__device__ __forceinline__ void add(double* sum, const Pack<float, N>& p) {
+#pragma unroll
+  for (int k = 0; k < N; k++) sum[k] += double(p.v[k]);
+}
 
 // gathered is the sum over the rows of a block, in their order, of each thread's N numbers.
 template <int N>
@@ -46,16 +53,20 @@ __device__ __forceinline__ void gathered(double (*sums)[32 * 4], double* v) {
 }
 
 template <int N>
-__device__ __forceinline__ void share(double (*sums)[32 * 4], float* w, int64_t elements, const int* positions, const int* starts, double* parts) {
+__device__ __forceinline__ void share(double (*sums)[32 * 4], float* __restrict__ w, int64_t elements, const int* __restrict__ positions,
+                                      const int* __restrict__ starts, double* __restrict__ parts) {
   const Tile<N> t(elements, starts);
   double mean[N] = {};
   if (t.inside) {
-#pragma unroll 4
-    for (int i = t.lo + t.row; i < t.hi; i += kRows) {
-      const auto p = load<float, N>(w + positions[i] * elements + t.element);
+    int i = t.lo + t.row;
+    for (; i + (kAhead - 1) * kRows < t.hi; i += kAhead * kRows) {
+      Pack<float, N> p[kAhead];
 #pragma unroll
-      for (int k = 0; k < N; k++) mean[k] += double(p.v[k]);
+      for (int j = 0; j < kAhead; j++) p[j] = load<float, N>(w + positions[i + j * kRows] * elements + t.element);
+#pragma unroll
+      for (int j = 0; j < kAhead; j++) add<N>(mean, p[j]);
     }
+    for (; i < t.hi; i += kRows) add<N>(mean, load<float, N>(w + positions[i] * elements + t.element));
   }
   gathered<N>(sums, mean);
   Pack<float, N> value;
@@ -80,8 +91,9 @@ __device__ __forceinline__ void share(double (*sums)[32 * 4], float* w, int64_t 
 }
 
 template <int N>
-__device__ __forceinline__ void moments(double (*sums)[32 * 4], const float* w, int64_t elements, const int* positions, const int* starts,
-                                        double* mean, double* variance) {
+__device__ __forceinline__ void moments(double (*sums)[32 * 4], const float* __restrict__ w, int64_t elements,
+                                        const int* __restrict__ positions, const int* __restrict__ starts, double* __restrict__ mean,
+                                        double* __restrict__ variance) {
   const Tile<N> t(elements, starts);
   Pack<float, N> first = {};
   double d1[N] = {}, d2[N] = {};
@@ -113,7 +125,8 @@ __device__ __forceinline__ void moments(double (*sums)[32 * 4], const float* w, 
 
 }  // namespace asleep
 
-KERNEL(256, instant_sleep, float* w, int64_t elements, const int* positions, const int* starts, double* parts) {
+KERNEL(256, instant_sleep, float* __restrict__ w, int64_t elements, const int* __restrict__ positions, const int* __restrict__ starts,
+       double* __restrict__ parts) {
   SHARED(double, sums, [asleep::kRows][32 * 4]);
   if (elements % 4 == 0) {
     asleep::share<4>(sums, w, elements, positions, starts, parts);
@@ -133,7 +146,8 @@ KERNEL(256, naive_instant_sleep, float* w, int64_t elements, const int* position
   for (int i = lo; i < hi; i++) w[positions[i] * elements + element] = mean;
 }
 
-KERNEL(256, group_moments, const float* w, int64_t elements, const int* positions, const int* starts, double* mean, double* variance) {
+KERNEL(256, group_moments, const float* __restrict__ w, int64_t elements, const int* __restrict__ positions, const int* __restrict__ starts,
+       double* __restrict__ mean, double* __restrict__ variance) {
   SHARED(double, sums, [asleep::kRows][32 * 4]);
   if (elements % 4 == 0) {
     asleep::moments<4>(sums, w, elements, positions, starts, mean, variance);
