@@ -106,29 +106,32 @@ func (l *pinLine) Active() (bool, error) {
 	return l.level(), nil
 }
 
+// Edges delivers what changes after it was first called.
 func (l *pinLine) Edges() <-chan Edge {
+	active, err := l.Active()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.out == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		l.out, l.cancel, l.done = make(edges, edgeBacklog), cancel, make(chan struct{})
-		go l.watch(ctx)
+		go l.watch(ctx, active, err)
 	}
 	return l.out
 }
 
 // watch reports edges until the context is done. A pin that cannot be had is tried again.
-func (l *pinLine) watch(ctx context.Context) {
+func (l *pinLine) watch(ctx context.Context, active bool, err error) {
 	defer close(l.done)
 	defer close(l.out)
-	for l.prepare() != nil {
+	for err != nil {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.clock.After(lookAgain):
 		}
+		active, err = l.Active()
 	}
-	s := settle{need: l.need, stable: l.level()}
+	s := settle{need: l.need, stable: active}
 	for ctx.Err() == nil {
 		wait := lookAgain
 		if l.poll > 0 {
