@@ -89,7 +89,7 @@ cuda-emu: ## the CUDA backend on the CPU: kernels and driver emulated, tests wit
 	$(MAKE) cuda-emu-kernels cuda-emu-go cuda-emu-generated cuda-spills
 
 cuda-emu-kernels:
-	$(MAKE) -C backends/cuda/emu OUT=$(EMU)
+	$(MAKE) -j $$(nproc) -C backends/cuda/emu OUT=$(EMU)
 
 # The stand-in for the driver's library. Kernels are compiled as the tests compile them.
 $(EMU)/libcuda.so: backends/cuda/emu/fakecuda.cc $(wildcard backends/cuda/emu/include/* backends/cuda/kernels/*.cu*)
