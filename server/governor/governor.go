@@ -366,3 +366,16 @@ func (g *Governor) wait(in Inputs) time.Duration {
 	}
 	return wait
 }
+
+// Light is how a state is shown: awake steady, drowsy blinking, asleep dark but alive.
+func (s State) Light() device.Pattern {
+	switch s {
+	case Awake:
+		return device.Steady
+	case Drowsy:
+		return device.SlowBlink
+	case Asleep:
+		return device.Breath
+	}
+	return device.Off
+}
