@@ -223,11 +223,6 @@ func (b *bench) function(name string, l kernels.Launch) (func(args ...any), erro
 	if err != nil {
 		return nil, err
 	}
-	if l.Shared > 0 {
-		if err := f.SetShared(l.Shared); err != nil {
-			return nil, err
-		}
-	}
 	grid, block := driver.Grid{X: l.Grid[0], Y: l.Grid[1], Z: l.Grid[2]}, driver.Block{X: l.Block[0], Y: l.Block[1], Z: l.Block[2]}
 	return func(args ...any) { b.queue.Launch(f, grid, block, l.Shared, args...) }, nil
 }

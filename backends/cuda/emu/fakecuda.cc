@@ -399,6 +399,13 @@ CUresult cuModuleGetFunction(CUfunction* f, CUmodule m, const char* name) {
   return CUDA_SUCCESS;
 }
 
+CUresult cuFuncGetAttribute(int* v, CUfunction_attribute attribute, CUfunction) {
+  ENTER;
+  if (attribute != CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
+  *v = 0; // how much a kernel has is known when it runs
+  return CUDA_SUCCESS;
+}
+
 CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute attribute, int value) {
   ENTER;
   if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || unsigned(value) > kMostShared) return CUDA_ERROR_INVALID_VALUE;

@@ -333,7 +333,7 @@ type Function struct {
 	device     *Device
 	function   cu.Function
 	parameters []parameter
-	shared     int // bytes of dynamic shared memory that it was allowed
+	shared     int // bytes of dynamic shared memory that launches may have
 }
 
 // Function returns a kernel by name. One name is always the same Function.
@@ -350,29 +350,45 @@ func (d *Device) Function(name string) (f *Function, err error) {
 		if err != nil {
 			return failure("kernel "+name, err)
 		}
-		f = &Function{name: name, device: d, function: function, parameters: parameters}
+		f = &Function{name: name, device: d, function: function, parameters: parameters, shared: usualShared}
 		d.functions[name] = f
 		return nil
 	})
 	return f, err
 }
 
-// SetShared allows launches with up to so many bytes of dynamic shared memory; without, 48 KB are the most. It is an
-// error if the device has less.
+// usualShared is how much dynamic shared memory a launch can have without asking, in bytes.
+const usualShared = 48 << 10
+
+// SetShared tells whether launches can have so many bytes of dynamic shared memory: it is an error if the device has
+// less. Launch does so by itself, and its error comes later.
 func (f *Function) SetShared(bytes int) error {
 	return f.device.do(func() error {
-		if bytes <= f.shared {
-			return nil
+		if err := f.allow(bytes); err != nil {
+			return failure("kernel "+f.name, err)
 		}
-		if bytes > f.device.shared {
-			return fmt.Errorf("driver: kernel %s: %d bytes of shared memory needed, a block of %s has %d", f.name, bytes, f.device.info.Name, f.device.shared)
-		}
-		if err := shim.SetDynamicShared(f.function, bytes); err != nil {
-			return failure(fmt.Sprintf("kernel %s: %d bytes of shared memory", f.name, bytes), err)
-		}
-		f.shared = bytes
 		return nil
 	})
+}
+
+// allow lets launches have as much dynamic shared memory as there is beside the kernel's static one, if that is enough.
+func (f *Function) allow(bytes int) error {
+	if bytes <= f.shared {
+		return nil
+	}
+	static, err := f.function.Attribute(cu.SharedSizeBytes)
+	if err != nil {
+		return err
+	}
+	most := f.device.shared - static
+	if bytes > most {
+		return fmt.Errorf("%d bytes of dynamic shared memory needed, a block of %s has %d", bytes, f.device.info.Name, most)
+	}
+	if err := shim.SetDynamicShared(f.function, most); err != nil {
+		return err
+	}
+	f.shared = most
+	return nil
 }
 
 // Event is a point in a queue's work that other queues can wait for.

@@ -273,25 +273,26 @@ func TestFree(t *testing.T) {
 	}
 }
 
+// Above 48 KB a launch must be allowed to have its shared memory, and is where the device has it.
 func TestSharedMemory(t *testing.T) {
 	d := open(t)
 	q := must(d.Queue())
-	const bytes = 56_000
 	p := must(d.Alloc(4))
 	scale := must(d.Function("scale"))
-	launch := func() error {
+	launch := func(bytes int) error {
 		q.Set(p, 0, 4)
 		q.Launch(scale, Grid{X: 1}, Block{X: 32}, bytes, p, p, float32(1), int64(1))
 		return q.Synchronize()
 	}
-	if err := launch(); err == nil || !strings.Contains(err.Error(), "scale") {
-		t.Errorf("%d bytes without SetShared: %v", bytes, err)
+	check(t, launch(56_000))
+	check(t, launch(d.SharedLimit()))
+	check(t, scale.SetShared(d.SharedLimit()))
+	for _, err := range []error{launch(d.SharedLimit() + 1), scale.SetShared(d.SharedLimit() + 1)} {
+		if err == nil || !strings.Contains(err.Error(), "bytes of dynamic shared memory needed, a block of") || strings.Count(err.Error(), "driver:") != 1 {
+			t.Errorf("more shared memory than there is: %v", err)
+		}
 	}
-	check(t, scale.SetShared(bytes))
-	check(t, launch())
-	if err := scale.SetShared(d.SharedLimit() + 1); err == nil || !strings.Contains(err.Error(), "a block of") {
-		t.Errorf("more shared memory than there is: %v", err)
-	}
+	check(t, launch(0))
 }
 
 func TestOutOfMemory(t *testing.T) {

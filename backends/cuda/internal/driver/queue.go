@@ -135,7 +135,7 @@ func (q *Queue) Copy(dst, src Ptr, n int64) {
 	q.send(command{kind: copyDevice, dst: dst, src: src, bytes: n})
 }
 
-// Launch launches a kernel with dynamic shared memory of so many bytes (above 48 KB, after Function.SetShared). The
+// Launch launches a kernel with so many bytes of dynamic shared memory. The
 // arguments are those of the kernel: Ptr, int64 and uint64 where it has 64 bits, int where it has an int, float32 and
 // float64. It panics when they are not, for that is a mistake in the program.
 func (q *Queue) Launch(f *Function, grid Grid, block Block, shared int, args ...any) {
@@ -322,6 +322,9 @@ func (c *command) run() {
 }
 
 func (q *Queue) launch(c *command) error {
+	if err := c.function.allow(c.shared); err != nil {
+		return err
+	}
 	n := len(c.function.parameters)
 	copy(q.slots[:n], c.parameters[:n])
 	g, b := c.grid, c.block
