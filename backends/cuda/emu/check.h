@@ -12,6 +12,8 @@
 //	}
 #pragma once
 #include <stdarg.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cuda_bf16.h"
 
@@ -29,13 +31,14 @@ inline const char* running = "";
 inline int failures = 0, checks = 0;
 inline std::mt19937_64 rng;
 
-#define TEST(name)                                                                     \
-  static void test_##name();                                                           \
-  static const int added_##name = (emu::tests().push_back({#name, &test_##name}), 0);  \
+#define TEST(name)                                                                                                     \
+  static void test_##name();                                                                                           \
+  static const int added_##name = (emu::tests().push_back({#name, &test_##name}), 0);                                  \
   static void test_##name()
 
 // report notes a failure; only the first ones are printed.
-[[gnu::format(printf, 5, 6)]] inline void report(const char* file, int line, const char* what, const char* of, const char* format, ...) {
+[[gnu::format(printf, 5, 6)]] inline void report(const char* file, int line, const char* what, const char* of,
+                                                 const char* format, ...) {
   if (++failures > 20) return;
   printf("%s:%d: %s (order %d): %s: %s: ", file, line, running, options.order, what, of);
   va_list v;
@@ -46,10 +49,10 @@ inline std::mt19937_64 rng;
 }
 
 // TRUE checks a condition; the rest says, as for printf, of what.
-#define TRUE(condition, ...)                                                            \
-  do {                                                                                  \
-    emu::checks++;                                                                      \
-    if (!(condition)) emu::report(__FILE__, __LINE__, "not true", #condition, __VA_ARGS__); \
+#define TRUE(condition, ...)                                                                                           \
+  do {                                                                                                                 \
+    emu::checks++;                                                                                                     \
+    if (!(condition)) emu::report(__FILE__, __LINE__, "not true", #condition, __VA_ARGS__);                            \
   } while (0)
 
 // NEAR checks that got is within bound of want; NaN is only near NaN, an infinity only near itself.
@@ -57,26 +60,27 @@ inline bool near(double got, double want, double bound) {
   if (std::isnan(want)) return std::isnan(got);
   return got == want || std::abs(got - want) <= bound;
 }
-#define NEAR(got, want, bound, format, ...)                                                                           \
-  do {                                                                                                                \
+#define NEAR(got, want, bound, format, ...)                                                                            \
+  do {                                                                                                                 \
     const double got_ = emu::number(got), want_ = emu::number(want), bound_ = bound;                                   \
-    emu::checks++;                                                                                                    \
-    if (!emu::near(got_, want_, bound_))                                                                              \
-      emu::report(__FILE__, __LINE__, "not near", #got, "is %.9g, want %.9g within %.3g: " format, got_, want_, bound_, ##__VA_ARGS__); \
+    emu::checks++;                                                                                                     \
+    if (!emu::near(got_, want_, bound_))                                                                               \
+      emu::report(__FILE__, __LINE__, "not near", #got, "is %.9g, want %.9g within %.3g: " format, got_, want_,        \
+                  bound_, ##__VA_ARGS__);                                                                              \
   } while (0)
 inline double number(double v) { return v; }
 inline double number(__nv_bfloat16 v) { return __bfloat162float(v); }
 
 // THROWS checks that a statement throws an Error whose text contains part.
-#define THROWS(part, statement)                                                                              \
-  do {                                                                                                       \
-    std::string what_ = "no error";                                                                          \
-    try {                                                                                                    \
-      statement;                                                                                             \
-    } catch (const emu::Error& e) {                                                                          \
-      what_ = e.what();                                                                                      \
-    }                                                                                                        \
-    TRUE(what_.find(part) != std::string::npos, "%s, want \"%s\"", what_.c_str(), part);                      \
+#define THROWS(part, statement)                                                                                        \
+  do {                                                                                                                 \
+    std::string what_ = "no error";                                                                                    \
+    try {                                                                                                              \
+      statement;                                                                                                       \
+    } catch (const emu::Error& e) {                                                                                    \
+      what_ = e.what();                                                                                                \
+    }                                                                                                                  \
+    TRUE(what_.find(part) != std::string::npos, "%s, want \"%s\"", what_.c_str(), part);                               \
   } while (0)
 
 // Cases fails its test unless count was called as often as expected.
@@ -91,8 +95,14 @@ class Cases {
 };
 
 // from_double is v as an element type.
-template <class T> T from_double(double v) { return T(v); }
-template <> inline __nv_bfloat16 from_double<__nv_bfloat16>(double v) { return __float2bfloat16_rn(float(v)); }
+template <class T>
+T from_double(double v) {
+  return T(v);
+}
+template <>
+inline __nv_bfloat16 from_double<__nv_bfloat16>(double v) {
+  return __float2bfloat16_rn(float(v));
+}
 
 // Array is n elements of device memory, aligned to 256 bytes, full of bytes 0xff (NaN), between guard zones, which the
 // address sanitizer watches and the destructor looks at. Copies are deep.
@@ -144,7 +154,8 @@ inline size_t digest_number;
 template <class T>
 bool same_bits(const Array<T>& a) {
   uint64_t hash = 14695981039346656037u; // FNV-1a
-  for (size_t i = 0; i < a.size() * sizeof(T); i++) hash = (hash ^ reinterpret_cast<const unsigned char*>(a.data())[i]) * 1099511628211u;
+  for (size_t i = 0; i < a.size() * sizeof(T); i++)
+    hash = (hash ^ reinterpret_cast<const unsigned char*>(a.data())[i]) * 1099511628211u;
   auto& known = digests[running];
   if (options.order == 0) known.push_back(hash);
   const size_t i = digest_number++;
@@ -158,7 +169,17 @@ inline auto uniform(std::mt19937_64& r, double lo, double hi) {
 }
 
 // dies tells whether f ends the process, as the sanitizers do; it runs in a child, whose output is dropped.
-bool dies(const std::function<void()>& f);
+inline bool dies(const std::function<void()>& f) {
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    if (!freopen("/dev/null", "w", stderr)) _exit(0);
+    f();
+    _exit(0);
+  }
+  int status = 0;
+  return waitpid(child, &status, 0) == child && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
 
 inline int run_tests() {
   int ran = 0;
@@ -175,22 +196,9 @@ inline int run_tests() {
       }
     }
   }
-  printf("%s: %d runs of %zu tests, %d checks, %d failures; seed 1\n", failures ? "FAILED" : "ok", ran, tests().size(), checks, failures);
+  printf("%s: %d runs of %zu tests, %d checks, %d failures; seed 1\n", failures ? "FAILED" : "ok", ran, tests().size(),
+         checks, failures);
   return failures != 0 || ran == 0 || checks == 0;
 }
 
-}  // namespace emu
-
-#include <sys/wait.h>
-#include <unistd.h>
-inline bool emu::dies(const std::function<void()>& f) {
-  fflush(stdout);
-  const pid_t child = fork();
-  if (child == 0) {
-    if (!freopen("/dev/null", "w", stderr)) _exit(0);
-    f();
-    _exit(0);
-  }
-  int status = 0;
-  return waitpid(child, &status, 0) == child && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
+} // namespace emu

@@ -64,7 +64,9 @@ TEST(divergent_barriers) {
   THROWS("divergent barrier", launch(1, 32, 0, [&] { two_places(out); }));
   THROWS("mask of less than the warp", launch(1, 32, 0, [&] { half_mask(out); }));
   THROWS("not whole", launch(1, 16, 0, [&] { __syncwarp(); }));
-  THROWS("warp", launch(1, 32, 0, [&] { if (threadIdx.x < 31) __syncwarp(); }));
+  THROWS("warp", launch(1, 32, 0, [&] {
+           if (threadIdx.x < 31) __syncwarp();
+         }));
 }
 
 TEST(races) {
@@ -90,6 +92,24 @@ TEST(bits_that_depend_on_the_order) {
   TRUE(same_bits(out) == (options.order == 0), "%s", "a missing barrier went unnoticed");
 }
 
+// Every block runs once, whatever the order.
+TEST(all_blocks) {
+  Cases cases(5);
+  for (dim3 grid : {dim3(1), dim3(2, 1, 1), dim3(5, 3, 2), dim3(1, 64), dim3(30, 7, 1)}) {
+    Array<int> ran(grid.x * grid.y * grid.z, [] { return 0; });
+    launch(grid, 1, 0, [&] { ran[(blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x]++; });
+    for (int n : ran) TRUE(n == 1, "%u blocks: one ran %d times", unsigned(ran.size()), n);
+    cases.count();
+  }
+}
+
+// A block that uses what the one before has made.
+TEST(blocks_that_depend_on_each_other) {
+  Array<int> out(10, [] { return 0; });
+  launch(10, 1, 0, [&] { out[blockIdx.x] = blockIdx.x ? out[blockIdx.x - 1] + 1 : 0; });
+  TRUE(same_bits(out) == (options.order == 0), "%s", "went unnoticed");
+}
+
 TEST(uninitialised_shared_memory) {
   Array<float> out(128);
   launch(2, 32, 128, [&] { unset(out); });
@@ -100,10 +120,17 @@ TEST(out_of_bounds) {
   Array<float> x(33), y(33);
   Array<int> out(32);
   TRUE(!dies([&] { launch(2, 32, 0, [&] { emu_test_add(x, 1, y, 33); }); }), "%s", "within bounds");
-  TRUE(dies([&] { launch(2, 32, 0, [&] { emu_test_add(x, 1, y, 34); }); }), "%s", "an access beyond the end went unnoticed");
+  TRUE(dies([&] { launch(2, 32, 0, [&] { emu_test_add(x, 1, y, 34); }); }), "%s",
+       "an access beyond the end went unnoticed");
   TRUE(dies([&] { launch(1, 32, 0, [&] { beyond_shared(out, 32); }); }), "%s", "beyond a shared array");
   TRUE(dies([&] { launch(1, 32, 0, [&] { beyond_shared(out, -1); }); }), "%s", "before a shared array");
-  TRUE(dies([&] { launch(1, 32, 64, [&] { DYNAMIC_SHARED(int, d); d[threadIdx.x] = 0; }); }), "%s", "beyond dynamic shared memory");
+  TRUE(dies([&] {
+         launch(1, 32, 64, [&] {
+           DYNAMIC_SHARED(int, d);
+           d[threadIdx.x] = 0;
+         });
+       }),
+       "%s", "beyond dynamic shared memory");
   TRUE(dies([&] { launch(1, 1, 0, [&] { *reinterpret_cast<float4*>(x + 1) = {}; }); }), "%s", "a misaligned access");
 }
 
@@ -116,8 +143,14 @@ TEST(asynchronous_copies) {
   }
   launch(1, 32, 0, [&] { copies(out, in, false); });
   for (int i = 0; i < 32; i++) NEAR(out[i], NAN, 0, "%d", i);
-  THROWS("misaligned", launch(1, 1, 64, [&] { DYNAMIC_SHARED(float, d); copy_async<16>(d + 1, in.data(), true); }));
-  THROWS("did not wait", launch(1, 1, 64, [&] { DYNAMIC_SHARED(float, d); copy_async<16>(d, in.data(), true); }));
+  THROWS("misaligned", launch(1, 1, 64, [&] {
+           DYNAMIC_SHARED(float, d);
+           copy_async<16>(d + 1, in.data(), true);
+         }));
+  THROWS("did not wait", launch(1, 1, 64, [&] {
+           DYNAMIC_SHARED(float, d);
+           copy_async<16>(d, in.data(), true);
+         }));
 }
 
 TEST(limits) {
@@ -169,7 +202,8 @@ TEST(bfloat16) {
   struct {
     float in;
     uint16_t bits;
-  } table[] = {{1, 0x3f80}, {-2, 0xc000}, {1.00390625f, 0x3f80}, {1.01171875f, 0x3f82}, {3.4e38f, 0x7f80}, {INFINITY, 0x7f80}, {NAN, 0x7fff}};
+  } table[] = {{1, 0x3f80},       {-2, 0xc000},       {1.00390625f, 0x3f80}, {1.01171875f, 0x3f82},
+               {3.4e38f, 0x7f80}, {INFINITY, 0x7f80}, {NAN, 0x7fff}};
   for (auto& c : table) {
     TRUE(__float2bfloat16_rn(c.in).bits == c.bits, "%g gives %04x", double(c.in), __float2bfloat16_rn(c.in).bits);
     cases.count();

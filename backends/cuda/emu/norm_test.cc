@@ -14,7 +14,8 @@ struct Shape {
 };
 // Channels that make whole packs in both types, in float alone, and in neither; fewer rows than threads, and
 // than blocks; more packs than threads.
-const Shape kShapes[] = {{2, 1, 1, 0, 1}, {37, 3, 2, 5, 0.1}, {100, 16, 3, -1, 2}, {65, 12, 1, 0.5, 1}, {300, 40, 11, 1000, 1}, {5, 264, 7, 0, 1}, {3, 2056, 1, 0, 1}};
+const Shape kShapes[] = {{2, 1, 1, 0, 1},        {37, 3, 2, 5, 0.1}, {100, 16, 3, -1, 2}, {65, 12, 1, 0.5, 1},
+                         {300, 40, 11, 1000, 1}, {5, 264, 7, 0, 1},  {3, 2056, 1, 0, 1}};
 
 constexpr double kEpsilon = 1e-5, kMomentum = 0.1;
 constexpr double kDouble = 0x1p-53;
@@ -30,10 +31,22 @@ struct Layer {
   unsigned blocks;
 
   explicit Layer(const Shape& s)
-      : rows(s.rows), C(s.C), x(size(), normal(s)), dy(size(), uniform(rng, -1, 1)), residual(size(), uniform(rng, -1, 1)),
-        gain(width(), uniform(rng, -2, 2)), shift(width(), uniform(rng, -1, 1)), affine(3 * width()), parts(s.blocks * 2 * width()),
-        moments(2 * width()), mean(width()), variance(width()), square(width()), blocks(s.blocks) {
-    for (size_t i = 0; i < size(); i++) mean[i % width()] += number(x[i]) / rows, square[i % width()] += number(x[i]) * number(x[i]) / rows;
+      : rows(s.rows),
+        C(s.C),
+        x(size(), normal(s)),
+        dy(size(), uniform(rng, -1, 1)),
+        residual(size(), uniform(rng, -1, 1)),
+        gain(width(), uniform(rng, -2, 2)),
+        shift(width(), uniform(rng, -1, 1)),
+        affine(3 * width()),
+        parts(s.blocks * 2 * width()),
+        moments(2 * width()),
+        mean(width()),
+        variance(width()),
+        square(width()),
+        blocks(s.blocks) {
+    for (size_t i = 0; i < size(); i++)
+      mean[i % width()] += number(x[i]) / rows, square[i % width()] += number(x[i]) * number(x[i]) / rows;
     for (size_t i = 0; i < size(); i++) variance[i % width()] += std::pow(number(x[i]) - mean[i % width()], 2) / rows;
   }
   size_t size() const { return size_t(rows) * size_t(C); }
@@ -48,7 +61,8 @@ struct Layer {
   // statistics by the kernels; tiles of channels may be fewer than there are.
   void statistics(unsigned tiles) {
     launch(sums_grid(tiles), 256, 0, [&] { CALL(T, norm_sums, x, parts, rows, C); });
-    launch(channel_grid(), dim3(32, 8), 0, [&] { norm_statistics(parts, int(blocks), rows, C, kEpsilon, gain, shift, moments, affine); });
+    launch(channel_grid(), dim3(32, 8), 0,
+           [&] { norm_statistics(parts, int(blocks), rows, C, kEpsilon, gain, shift, moments, affine); });
   }
 };
 
@@ -62,20 +76,26 @@ void forwards(Cases& cases) {
       // A sum of n terms is within n·2^-53 of the sum of their magnitudes, whose mean is at most √(mean x²); then some roundings.
       const double n = 2 * l.rows + 8;
       NEAR(l.moments[c], l.mean[c], n * kDouble * std::sqrt(l.square[c]), "rows=%d C=%d c=%zu", l.rows, l.C, c);
-      NEAR(l.moments[l.width() + c], l.variance[c], 2 * n * kDouble * l.square[c], "rows=%d C=%d c=%zu", l.rows, l.C, c);
+      NEAR(l.moments[l.width() + c], l.variance[c], 2 * n * kDouble * l.square[c], "rows=%d C=%d c=%zu", l.rows, l.C,
+           c);
     }
     for (int rectify = 0; rectify < 2; rectify++) {
       for (bool residual : {false, true}) {
         Array<T> y(l.size());
-        launch(2, 256, 0, [&] { CALL(T, norm_forward, l.x, l.affine, residual ? l.residual.data() : nullptr, y, rectify, l.rows, l.C); });
+        launch(2, 256, 0, [&] {
+          CALL(T, norm_forward, l.x, l.affine, residual ? l.residual.data() : nullptr, y, rectify, l.rows, l.C);
+        });
         for (size_t i = 0; i < l.size(); i++) {
           const size_t c = i % l.width();
           const double scale = std::abs(l.gain[c]) * l.inverse(c), centred = number(l.x[i]) - l.moments[c];
-          const double norm = l.gain[c] * l.inverse(c) * centred + l.shift[c], sum = norm + (residual ? number(l.residual[i]) : 0);
+          const double norm = l.gain[c] * l.inverse(c) * centred + l.shift[c],
+                       sum = norm + (residual ? number(l.residual[i]) : 0);
           // Rounded are the mean, the difference, the scale and the sum of both, then the sum with the residual.
-          const double slack = kRound * (scale * (std::abs(l.mean[c]) + 2.01 * std::abs(centred)) + 1.01 * std::abs(norm));
+          const double slack =
+              kRound * (scale * (std::abs(l.mean[c]) + 2.01 * std::abs(centred)) + 1.01 * std::abs(norm));
           const double want = rectify && sum <= 0 ? 0 : sum;
-          NEAR(y[i], want, 1.01 * slack + rounding<T>() * std::abs(sum) + (residual ? kRound * std::abs(sum) : 0), "rows=%d C=%d i=%zu", l.rows, l.C, i);
+          NEAR(y[i], want, 1.01 * slack + rounding<T>() * std::abs(sum) + (residual ? kRound * std::abs(sum) : 0),
+               "rows=%d C=%d i=%zu", l.rows, l.C, i);
         }
         cases.count();
       }
@@ -92,17 +112,23 @@ void backwards(Cases& cases) {
       l.statistics(3);
       Array<T> y(l.size()), dx(l.size()), added(l.size(), uniform(rng, -1, 1));
       const Array<T> old(added);
-      launch(2, 256, 0, [&] { CALL(T, norm_forward, l.x, l.affine, gate == 2 ? l.residual.data() : nullptr, y, 1, l.rows, l.C); });
+      launch(2, 256, 0,
+             [&] { CALL(T, norm_forward, l.x, l.affine, gate == 2 ? l.residual.data() : nullptr, y, 1, l.rows, l.C); });
       const T* output = gate == 2 ? y.data() : nullptr;
       const int rectified = gate == 1;
       Array<float> dgain(l.width()), dshift(l.width()), coefficients(2 * l.width());
       Array<int> flags(2, [] { return 0; });
-      launch(l.sums_grid(2), 256, 0, [&] { CALL(T, norm_gradient_sums, l.dy, l.x, output, rectified, l.affine, l.parts, l.rows, l.C); });
+      launch(l.sums_grid(2), 256, 0,
+             [&] { CALL(T, norm_gradient_sums, l.dy, l.x, output, rectified, l.affine, l.parts, l.rows, l.C); });
       launch(l.channel_grid(), dim3(32, 8), 0, [&] {
-        norm_gradient(l.parts, int(l.blocks), l.rows, l.C, kEpsilon, l.moments, l.affine, dgain, dshift, coefficients, flags, 1);
+        norm_gradient(l.parts, int(l.blocks), l.rows, l.C, kEpsilon, l.moments, l.affine, dgain, dshift, coefficients,
+                      flags, 1);
       });
-      launch(3, 256, 0, [&] { CALL(T, norm_backward, l.dy, l.x, output, rectified, l.affine, coefficients, dx, 0, l.rows, l.C); });
-      launch(1, 256, 0, [&] { CALL(T, norm_backward, l.dy, l.x, output, rectified, l.affine, coefficients, added, 1, l.rows, l.C); });
+      launch(3, 256, 0,
+             [&] { CALL(T, norm_backward, l.dy, l.x, output, rectified, l.affine, coefficients, dx, 0, l.rows, l.C); });
+      launch(1, 256, 0, [&] {
+        CALL(T, norm_backward, l.dy, l.x, output, rectified, l.affine, coefficients, added, 1, l.rows, l.C);
+      });
       TRUE(flags[0] == 0 && flags[1] == 0, "rows=%d C=%d", l.rows, l.C);
       SAME_BITS(dgain);
       SAME_BITS(dx);
@@ -118,17 +144,21 @@ void backwards(Cases& cases) {
         // As for the statistics: n terms in double, around the mean as a float, then rounded to float.
         const double n = (2 * l.rows + 8) * kDouble, inverse = l.inverse(c);
         NEAR(dshift[c], sum, kRound * std::abs(sum) + n * magnitude, "rows=%d C=%d c=%zu", l.rows, l.C, c);
-        NEAR(dgain[c], products * inverse, kRound * std::abs(products * inverse) + 2 * n * size * inverse, "rows=%d C=%d c=%zu", l.rows, l.C, c);
+        NEAR(dgain[c], products * inverse, kRound * std::abs(products * inverse) + 2 * n * size * inverse,
+             "rows=%d C=%d c=%zu", l.rows, l.C, c);
         const double mean = sum / l.rows, slope = products * inverse * inverse / l.rows, scale = l.gain[c] * inverse;
         const double slack = (n * magnitude + 2 * n * size * inverse * inverse) / l.rows * std::abs(scale);
         for (size_t i = c; i < l.size(); i += l.width()) {
           const double centred = number(l.x[i]) - l.moments[c], want = scale * (h(i) - mean - centred * slope);
           // At most six roundings act on each term (scale, coefficient, difference, product, sums, product), one on the mean of x.
-          const double terms = std::abs(h(i)) + std::abs(mean) + (std::abs(centred) + std::abs(l.mean[c])) * std::abs(slope);
-          const double bound = 6.01 * kRound * std::abs(scale) * terms + slack + std::abs(scale * slope) * kDouble * l.square[c];
+          const double terms =
+              std::abs(h(i)) + std::abs(mean) + (std::abs(centred) + std::abs(l.mean[c])) * std::abs(slope);
+          const double bound =
+              6.01 * kRound * std::abs(scale) * terms + slack + std::abs(scale * slope) * kDouble * l.square[c];
           NEAR(dx[i], want, bound + rounding<T>() * std::abs(want), "rows=%d C=%d gate=%d i=%zu", l.rows, l.C, gate, i);
           const double both = want + number(old[i]);
-          NEAR(added[i], both, bound + (rounding<T>() + kRound) * (std::abs(both) + bound), "rows=%d C=%d gate=%d i=%zu", l.rows, l.C, gate, i);
+          NEAR(added[i], both, bound + (rounding<T>() + kRound) * (std::abs(both) + bound),
+               "rows=%d C=%d gate=%d i=%zu", l.rows, l.C, gate, i);
         }
       }
       cases.count();
@@ -148,9 +178,12 @@ void spoiled(Cases& cases) {
     }
     Array<float> dgain(l.width()), dshift(l.width()), coefficients(2 * l.width());
     Array<int> flags(2, [] { return 0; });
-    launch(l.sums_grid(1), 256, 0, [&] { CALL(T, norm_gradient_sums, l.dy, l.x, static_cast<T*>(nullptr), 0, l.affine, l.parts, l.rows, l.C); });
+    launch(l.sums_grid(1), 256, 0, [&] {
+      CALL(T, norm_gradient_sums, l.dy, l.x, static_cast<T*>(nullptr), 0, l.affine, l.parts, l.rows, l.C);
+    });
     launch(l.channel_grid(), dim3(32, 8), 0, [&] {
-      norm_gradient(l.parts, int(l.blocks), l.rows, l.C, kEpsilon, l.moments, l.affine, dgain, dshift, coefficients, flags, 1);
+      norm_gradient(l.parts, int(l.blocks), l.rows, l.C, kEpsilon, l.moments, l.affine, dgain, dshift, coefficients,
+                    flags, 1);
     });
     TRUE(flags[0] == 0 && flags[1] == 1, "%d %d", flags[0], flags[1]);
     Array<T> y(l.size());
@@ -160,7 +193,7 @@ void spoiled(Cases& cases) {
   }
 }
 
-}  // namespace
+} // namespace
 
 TEST(statistics_and_forward) {
   Cases cases(2 * 7 * 4);
@@ -189,18 +222,23 @@ TEST(running_statistics) {
     const int64_t rows = 50;
     const size_t n = size_t(C);
     Array<double> moments(2 * n, uniform(rng, 0, 2));
-    Array<float> mean(n, uniform(rng, -1, 1)), variance(n, uniform(rng, 0, 2)), gain(n, uniform(rng, -1, 1)), shift(n, uniform(rng, -1, 1)), affine(3 * n);
+    Array<float> mean(n, uniform(rng, -1, 1)), variance(n, uniform(rng, 0, 2)), gain(n, uniform(rng, -1, 1)),
+        shift(n, uniform(rng, -1, 1)), affine(3 * n);
     const Array<float> mean0(mean), variance0(variance);
     Array<int> flags(300, [] { return 0; });
     flags[299] = 1;
-    launch(dim3(unsigned(C + 255) / 256), 256, 0, [&] { norm_move(moments, rows, C, kMomentum, mean, variance, flags, 300); });
+    launch(dim3(unsigned(C + 255) / 256), 256, 0,
+           [&] { norm_move(moments, rows, C, kMomentum, mean, variance, flags, 300); });
     TRUE(mean.same(mean0) && variance.same(variance0), "moved in spite of a flag, C=%d", C);
     flags[299] = 0;
-    launch(dim3(unsigned(C + 255) / 256), 256, 0, [&] { norm_move(moments, rows, C, kMomentum, mean, variance, flags, 300); });
-    launch(dim3(unsigned(C + 255) / 256), 256, 0, [&] { norm_running(mean, variance, C, kEpsilon, gain, shift, affine); });
+    launch(dim3(unsigned(C + 255) / 256), 256, 0,
+           [&] { norm_move(moments, rows, C, kMomentum, mean, variance, flags, 300); });
+    launch(dim3(unsigned(C + 255) / 256), 256, 0,
+           [&] { norm_running(mean, variance, C, kEpsilon, gain, shift, affine); });
     for (size_t c = 0; c < n; c++) {
       // The step and the sum are each rounded to float.
-      const double m = mean0[c] + kMomentum * (moments[c] - mean0[c]), v = variance0[c] + kMomentum * (moments[n + c] * rows / (rows - 1.0) - variance0[c]);
+      const double m = mean0[c] + kMomentum * (moments[c] - mean0[c]),
+                   v = variance0[c] + kMomentum * (moments[n + c] * rows / (rows - 1.0) - variance0[c]);
       NEAR(mean[c], m, kRound * (std::abs(m) + std::abs(m - mean0[c])) * 1.01, "C=%d c=%zu", C, c);
       NEAR(variance[c], v, kRound * (std::abs(v) + std::abs(v - variance0[c])) * 1.01, "C=%d c=%zu", C, c);
       const double scale = gain[c] / std::sqrt(double(variance[c]) + kEpsilon);

@@ -24,17 +24,20 @@ struct Spec {
 };
 
 Array<float> constants(const Spec& s) {
-  const double k[] = {s.l2(), s.shrink(), s.rate(), s.epsilon, s.beta1, s.beta2, 1 - s.beta1, 1 - s.beta2, 1 / s.root()};
+  const double k[] = {s.l2(),  s.shrink(),  s.rate(),    s.epsilon,   s.beta1,
+                      s.beta2, 1 - s.beta1, 1 - s.beta2, 1 / s.root()};
   return Array<float>(9, [&, i = 0]() mutable { return k[i++]; });
 }
 
-}  // namespace
+} // namespace
 
 TEST(adam_step) {
   Cases cases(5 * 4);
   for (size_t n : kSizes) {
-    for (const Spec& s : {Spec{0.01, 1e-3, true, 1}, Spec{0, 1e-2, true, 100}, Spec{0.1, 1e-3, false, 3}, Spec{0, 0, true, 2}}) {
-      Array<float> w(n, uniform(rng, -1, 1)), g(n, uniform(rng, -1, 1)), m(n, uniform(rng, -1, 1)), v(n, uniform(rng, 0, 1)), k = constants(s);
+    for (const Spec& s :
+         {Spec{0.01, 1e-3, true, 1}, Spec{0, 1e-2, true, 100}, Spec{0.1, 1e-3, false, 3}, Spec{0, 0, true, 2}}) {
+      Array<float> w(n, uniform(rng, -1, 1)), g(n, uniform(rng, -1, 1)), m(n, uniform(rng, -1, 1)),
+          v(n, uniform(rng, 0, 1)), k = constants(s);
       const Array<float> w0(w), m0(m), v0(v);
       Array<int> flags(3, [] { return 0; });
       launch(2, 256, 0, [&] { adam(w, g, m, v, int64_t(n), k, flags, 3); });
@@ -46,12 +49,17 @@ TEST(adam_step) {
         NEAR(v[i], vf, 0, "n=%zu i=%zu", n, i);
         NEAR(w[i], wf, 0, "n=%zu i=%zu", n, i);
 
-        const double G = g[i] + s.l2() * w0[i], M = s.beta1 * m0[i] + (1 - s.beta1) * G, V = s.beta2 * v0[i] + (1 - s.beta2) * G * G;
-        const double root = std::sqrt(V) / s.root() + s.epsilon, step = s.rate() * M / root, want = s.shrink() * w0[i] - step;
+        const double G = g[i] + s.l2() * w0[i], M = s.beta1 * m0[i] + (1 - s.beta1) * G,
+                     V = s.beta2 * v0[i] + (1 - s.beta2) * G * G;
+        const double root = std::sqrt(V) / s.root() + s.epsilon, step = s.rate() * M / root,
+                     want = s.shrink() * w0[i] - step;
         // Three roundings on each product of m (constant, product, sum) and on L2·w, one on g + L2·w.
-        const double dG = kRound * (2 * s.l2() * std::abs(w0[i]) + std::abs(G)), dM = 3.01 * kRound * (s.beta1 * std::abs(m0[i]) + (1 - s.beta1) * std::abs(G)) + (1 - s.beta1) * dG;
+        const double dG = kRound * (2 * s.l2() * std::abs(w0[i]) + std::abs(G)),
+                     dM =
+                         3.01 * kRound * (s.beta1 * std::abs(m0[i]) + (1 - s.beta1) * std::abs(G)) + (1 - s.beta1) * dG;
         // Four on those of v, which are positive, half of that on the root; its scale twice, the root itself, and the sum.
-        const double dV = 4.01 * kRound * V + (1 - s.beta2) * 2.01 * std::abs(G) * dG, dRoot = root * (0.505 * dV / V + 4.01 * kRound);
+        const double dV = 4.01 * kRound * V + (1 - s.beta2) * 2.01 * std::abs(G) * dG,
+                     dRoot = root * (0.505 * dV / V + 4.01 * kRound);
         const double dStep = s.rate() * dM / root + std::abs(step) * (dRoot / root + 3.01 * kRound);
         NEAR(m[i], M, dM, "n=%zu i=%zu", n, i);
         NEAR(v[i], V, dV, "n=%zu i=%zu", n, i);
@@ -76,7 +84,8 @@ TEST(momentum_step) {
       NEAR(m[i], mf, 0, "n=%zu i=%zu", n, i);
       NEAR(w[i], w0[i] - k[2] * mf, 0, "n=%zu i=%zu", n, i);
       const double M = moment * m0[i] + g[i] + l2 * w0[i], W = w0[i] - rate * M;
-      const double dM = kRound * (3.01 * moment * std::abs(m0[i]) + 2.01 * std::abs(g[i]) + 4.01 * l2 * std::abs(w0[i]));
+      const double dM =
+          kRound * (3.01 * moment * std::abs(m0[i]) + 2.01 * std::abs(g[i]) + 4.01 * l2 * std::abs(w0[i]));
       NEAR(m[i], M, dM, "n=%zu i=%zu", n, i);
       NEAR(w[i], W, rate * dM + kRound * (2.01 * rate * std::abs(M) + std::abs(W)), "n=%zu i=%zu", n, i);
     }

@@ -20,7 +20,9 @@ void rectifiers(Cases& cases) {
   for (size_t n : kSizes) {
     for (unsigned blocks : {1u, 3u}) {
       Array<T> x(n, uniform(rng, -1, 1)), b(n, uniform(rng, -1, 1)), y(n), dx(n), s(n), t(n), pass(n);
-      if (n > 6) x[0] = from_double<T>(NAN), x[1] = from_double<T>(-0.0), x[2] = from_double<T>(INFINITY), x[3] = from_double<T>(-INFINITY);
+      if (n > 6)
+        x[0] = from_double<T>(NAN), x[1] = from_double<T>(-0.0), x[2] = from_double<T>(INFINITY),
+        x[3] = from_double<T>(-INFINITY);
       launch(blocks, 256, 0, [&] { CALL(T, relu_forward, x, y, n); });
       launch(blocks, 256, 0, [&] { CALL(T, add_forward, x, b, s, 0, n); });
       launch(blocks, 256, 0, [&] { CALL(T, add_forward, x, b, t, 1, n); });
@@ -51,7 +53,9 @@ void rectifiers(Cases& cases) {
 
 template <class T>
 void layouts(Cases& cases) {
-  struct { int B, P, C; } shapes[] = {{1, 1, 1}, {3, 4, 3}, {5, 33, 3}, {2, 35, 70}, {9, 64, 16}};
+  struct {
+    int B, P, C;
+  } shapes[] = {{1, 1, 1}, {3, 4, 3}, {5, 33, 3}, {2, 35, 70}, {9, 64, 16}};
   for (auto [B, P, C] : shapes) {
     const size_t n = size_t(B * P * C);
     Array<float> pixels(n, uniform(rng, -2, 2)), back(n);
@@ -81,8 +85,11 @@ void layouts(Cases& cases) {
 
 template <class T>
 void max_pools(Cases& cases) {
-  struct { int B, H, W, C, k, stride; bool ties; } shapes[] = {
-      {2, 8, 8, 3, 3, 2, false}, {1, 7, 5, 4, 3, 2, true}, {3, 4, 4, 1, 2, 2, true}, {1, 6, 6, 2, 3, 1, true}, {2, 5, 5, 2, 5, 3, false}, {1, 4, 4, 2, 1, 3, false}};
+  struct {
+    int B, H, W, C, k, stride;
+    bool ties;
+  } shapes[] = {{2, 8, 8, 3, 3, 2, false}, {1, 7, 5, 4, 3, 2, true},  {3, 4, 4, 1, 2, 2, true},
+                {1, 6, 6, 2, 3, 1, true},  {2, 5, 5, 2, 5, 3, false}, {1, 4, 4, 2, 1, 3, false}};
   for (auto [B, H, W, C, k, stride, ties] : shapes) {
     const int pad = (k - 1) / 2, Ho = (H + 2 * pad - k) / stride + 1, Wo = (W + 2 * pad - k) / stride + 1;
     const size_t n = size_t(B * H * W * C), m = size_t(B * Ho * Wo * C);
@@ -116,7 +123,8 @@ void max_pools(Cases& cases) {
       // An input wins at most k² windows: so many additions, then the rounding to T.
       const double bound = k * k * kRound * magnitude[i], both = want[i] + number(old[i]);
       NEAR(dx[i], want[i], bound + rounding<T>() * std::abs(want[i]), "k=%d stride=%d i=%zu", k, stride, i);
-      NEAR(added[i], both, bound + rounding<T>() * (std::abs(both) + bound), "added, k=%d stride=%d i=%zu", k, stride, i);
+      NEAR(added[i], both, bound + rounding<T>() * (std::abs(both) + bound), "added, k=%d stride=%d i=%zu", k, stride,
+           i);
     }
     cases.count();
   }
@@ -124,7 +132,9 @@ void max_pools(Cases& cases) {
 
 template <class T>
 void average_pools(Cases& cases) {
-  struct { int B, P, C; } shapes[] = {{1, 1, 1}, {3, 64, 5}, {2, 49, 130}};
+  struct {
+    int B, P, C;
+  } shapes[] = {{1, 1, 1}, {3, 64, 5}, {2, 49, 130}};
   for (auto [B, P, C] : shapes) {
     const size_t size = size_t(B * C), n = size * size_t(P);
     Array<T> x(n, uniform(rng, -1, 1)), y(size), dy(size, uniform(rng, -1, 1)), dx(n);
@@ -134,12 +144,14 @@ void average_pools(Cases& cases) {
     launch(2, 256, 0, [&] { CALL(T, average_pool_backward, dy, twice, 1, B, P, C); });
     for (size_t i = 0; i < size; i++) {
       double sum = 0, magnitude = 0;
-      for (int p = 0; p < P; p++) sum += number(x[size_t(p) * size + i]), magnitude += std::abs(number(x[size_t(p) * size + i]));
+      for (int p = 0; p < P; p++)
+        sum += number(x[size_t(p) * size + i]), magnitude += std::abs(number(x[size_t(p) * size + i]));
       NEAR(y[i], sum / P, rounding<T>() * std::abs(sum / P) + 2 * 0x1p-53 * magnitude, "P=%d i=%zu", P, i);
       for (int p = 0; p < P; p++) { // 1/P and the product are rounded
         const double want = number(dy[i]) / P;
         NEAR(dx[size_t(p) * size + i], want, (rounding<T>() + 1.01 * kRound) * std::abs(want), "P=%d i=%zu", P, i);
-        NEAR(twice[size_t(p) * size + i], 2 * want, (2 * rounding<T>() + 3 * kRound) * std::abs(2 * want), "P=%d i=%zu", P, i);
+        NEAR(twice[size_t(p) * size + i], 2 * want, (2 * rounding<T>() + 3 * kRound) * std::abs(2 * want), "P=%d i=%zu",
+             P, i);
       }
     }
     cases.count();
@@ -148,15 +160,19 @@ void average_pools(Cases& cases) {
 
 template <class T>
 void losses(Cases& cases) {
-  struct { int B, C; } shapes[] = {{1, 2}, {3, 10}, {9, 33}, {17, 100}};
+  struct {
+    int B, C;
+  } shapes[] = {{1, 2}, {3, 10}, {9, 33}, {17, 100}};
   for (auto [B, C] : shapes) {
     const size_t n = size_t(B * C);
     Array<T> logits(n, uniform(rng, -20, 20)), d(n);
-    Array<int> labels(size_t(B), [&] { return double(rng() % unsigned(C)); }), ranks{size_t(B)}, flags(3, [] { return 0; });
+    Array<int> labels(size_t(B), [&] { return double(rng() % unsigned(C)); }), ranks{size_t(B)},
+        flags(3, [] { return 0; });
     Array<float> loss{size_t(B)};
     for (int c = 0; c < C / 2; c++) logits[size_t(c)] = logits[size_t(C - 1)]; // ties
     const double scale = 1.0 / B;
-    launch(dim3(unsigned(B + 7) / 8), 256, 0, [&] { CALL(T, softmax_cross_entropy, logits, labels, d, loss, ranks, B, C, scale, flags, 1); });
+    launch(dim3(unsigned(B + 7) / 8), 256, 0,
+           [&] { CALL(T, softmax_cross_entropy, logits, labels, d, loss, ranks, B, C, scale, flags, 1); });
     TRUE(flags[0] == 0 && flags[1] == 0 && flags[2] == 0, "B=%d C=%d", B, C);
     SAME_BITS(loss);
     SAME_BITS(d);
@@ -168,7 +184,8 @@ void losses(Cases& cases) {
       for (int c = 0; c < C; c++) largest = std::max(largest, number(row[c]));
       for (int c = 0; c < C; c++) {
         sum += std::exp(number(row[c]) - largest);
-        rank += c != label && (number(row[c]) > number(row[label]) || (number(row[c]) == number(row[label]) && c < label));
+        rank +=
+            c != label && (number(row[c]) > number(row[label]) || (number(row[c]) == number(row[label]) && c < label));
       }
       const double want = std::log(sum) - (number(row[label]) - largest);
       // Double, with C+4 roundings of at most 2^-52 each and values of at most 40, then rounded to float.
@@ -187,13 +204,20 @@ void losses(Cases& cases) {
 template <class T>
 void bad_losses(Cases& cases) {
   const double inf = INFINITY;
-  struct { double logits[3]; int label; double loss; int rank; } table[] = {
-      {{0, NAN, 0}, 0, NAN, 1}, {{NAN, 0, 0}, 0, NAN, 2}, {{inf, 0, 0}, 0, NAN, 0}, {{-inf, 0, 0}, 0, inf, 2}, {{-inf, -inf, -inf}, 1, NAN, 1}, {{0, -inf, 0}, 2, std::log(2), 1}};
+  struct {
+    double logits[3];
+    int label;
+    double loss;
+    int rank;
+  } table[] = {{{0, NAN, 0}, 0, NAN, 1},  {{NAN, 0, 0}, 0, NAN, 2},        {{inf, 0, 0}, 0, NAN, 0},
+               {{-inf, 0, 0}, 0, inf, 2}, {{-inf, -inf, -inf}, 1, NAN, 1}, {{0, -inf, 0}, 2, std::log(2), 1}};
   for (auto& row : table) {
     Array<T> logits(3, [&, i = 0]() mutable { return row.logits[i++]; });
     Array<int> label(1, [&] { return row.label; }), rank(1), flags(1, [] { return 0; });
     Array<float> loss(1);
-    launch(1, 256, 0, [&] { CALL(T, softmax_cross_entropy, logits, label, static_cast<T*>(nullptr), loss, rank, 1, 3, 1.0, flags, 0); });
+    launch(1, 256, 0, [&] {
+      CALL(T, softmax_cross_entropy, logits, label, static_cast<T*>(nullptr), loss, rank, 1, 3, 1.0, flags, 0);
+    });
     NEAR(loss[0], row.loss, kRound, "%g %g %g", row.logits[0], row.logits[1], row.logits[2]);
     TRUE(rank[0] == row.rank, "rank %d, want %d", rank[0], row.rank);
     TRUE((flags[0] != 0) == !std::isfinite(row.loss), "%d", flags[0]);
@@ -221,7 +245,9 @@ void finites(Cases& cases) {
 
 template <class T>
 void augments(Cases& cases) {
-  struct { int B, H, W, size, pad; } shapes[] = {{5, 8, 8, 8, 2}, {3, 6, 7, 5, 0}, {2, 4, 4, 6, 3}};
+  struct {
+    int B, H, W, size, pad;
+  } shapes[] = {{5, 8, 8, 8, 2}, {3, 6, 7, 5, 0}, {2, 4, 4, 6, 3}};
   for (auto [B, H, W, size, pad] : shapes) {
     const int count = 4, C = 3;
     Array<unsigned char> images(size_t(count * H * W * C), [&] { return double(rng() % 256); });
@@ -244,7 +270,8 @@ void augments(Cases& cases) {
             if (row >= 0 && row < H && column >= 0 && column < W) {
               want = table[size_t(256 * c + images[size_t(((order[size_t(b)] * H + row) * W + column) * C + c)])];
             }
-            NEAR(x[size_t(((i * size + to) * B + b) * C + c)], number(from_double<T>(want)), 0, "b=%d i=%d j=%d c=%d", b, i, j, c);
+            NEAR(x[size_t(((i * size + to) * B + b) * C + c)], number(from_double<T>(want)), 0, "b=%d i=%d j=%d c=%d",
+                 b, i, j, c);
           }
         }
       }
@@ -253,7 +280,7 @@ void augments(Cases& cases) {
   }
 }
 
-}  // namespace
+} // namespace
 
 TEST(rectifier_and_sum) {
   Cases cases(2 * 7 * 2);

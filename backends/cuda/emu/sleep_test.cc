@@ -20,8 +20,12 @@ struct Layer {
 
   // Grids of a map of width by width with a period, but for the last row, which rests.
   Layer(int width, int period, int elements)
-      : positions(width * width), elements(elements), grids(members(width, period)), w(size_t(positions * elements), uniform(rng, -1, 1)),
-        list(total(grids)), starts(grids.size() + 1) {
+      : positions(width * width),
+        elements(elements),
+        grids(members(width, period)),
+        w(size_t(positions * elements), uniform(rng, -1, 1)),
+        list(total(grids)),
+        starts(grids.size() + 1) {
     int at = 0;
     for (size_t g = 0; g < grids.size(); g++) {
       starts[g] = at;
@@ -49,9 +53,10 @@ struct Layer {
 struct Case {
   int width, period, elements;
 };
-const Case kCases[] = {{4, 2, 1}, {7, 3, 4}, {8, 2, 128}, {9, 3, 131}, {16, 3, 36}, {7, 2, 260}, {19, 2, 9}, {18, 2, 12}};
+const Case kCases[] = {{4, 2, 1},   {7, 3, 4},   {8, 2, 128}, {9, 3, 131},
+                       {16, 3, 36}, {7, 2, 260}, {19, 2, 9},  {18, 2, 12}};
 
-}  // namespace
+} // namespace
 
 TEST(instant) {
   Cases cases(8);
@@ -63,7 +68,8 @@ TEST(instant) {
     Array<double> parts(size_t(l.tiles()) * grids * 3), sums(3);
     launch(l.grid(), dim3(32, 8), 0, [&] { instant_sleep(l.w, elements, l.list, l.starts, parts); });
     launch(3, 256, 0, [&] { sum_columns(parts, sums, int64_t(l.tiles()) * grids, 3); });
-    launch(dim3(unsigned(elements + 255) / 256, grids), 256, 0, [&] { naive_instant_sleep(naive, elements, l.list, l.starts); });
+    launch(dim3(unsigned(elements + 255) / 256, grids), 256, 0,
+           [&] { naive_instant_sleep(naive, elements, l.list, l.starts); });
     SAME_BITS(l.w);
     SAME_BITS(sums);
     std::vector<bool> asleep(size_t(l.positions));
@@ -86,14 +92,16 @@ TEST(instant) {
       }
     }
     for (int p = 0; p < l.positions; p++) {
-      for (int e = 0; e < elements && !asleep[size_t(p)]; e++) NEAR(l.at(p, e), before[size_t(p * elements + e)], 0, "rests: %d", p);
+      for (int e = 0; e < elements && !asleep[size_t(p)]; e++)
+        NEAR(l.at(p, e), before[size_t(p * elements + e)], 0, "rests: %d", p);
     }
     // Sums of grids·elements terms and of the grids' positions in double; the last is of differences, each of which a
     // mean's 2^-51 moves.
     const double terms = (grids * unsigned(elements) + unsigned(l.positions)) * 4 * kDouble;
     NEAR(sums[0], cross, terms * squares * 2, "width=%d elements=%d", width, elements);
     NEAR(sums[1], squares, terms * squares * 2, "width=%d elements=%d", width, elements);
-    NEAR(sums[2], difference, terms * (difference + std::sqrt(difference * squares) * 2 + squares * terms), "width=%d elements=%d", width, elements);
+    NEAR(sums[2], difference, terms * (difference + std::sqrt(difference * squares) * 2 + squares * terms),
+         "width=%d elements=%d", width, elements);
     cases.count();
   }
 }
@@ -111,7 +119,8 @@ TEST(equal_and_bad_weights) {
   launch(l.grid(), dim3(32, 8), 0, [&] { instant_sleep(l.w, l.elements, l.list, l.starts, nullptr); });
   for (size_t g = 0; g < l.grids.size(); g++) {
     for (int p : l.grids[g]) {
-      for (int e = 0; e < l.elements; e++) TRUE(std::isnan(l.at(p, e)) == (g == 1 && e == 5), "grid %zu element %d", g, e);
+      for (int e = 0; e < l.elements; e++)
+        TRUE(std::isnan(l.at(p, e)) == (g == 1 && e == 5), "grid %zu element %d", g, e);
     }
   }
 }
@@ -164,7 +173,7 @@ void product(int rows, int n, int k, Cases& cases) {
   cases.count();
 }
 
-}  // namespace
+} // namespace
 
 TEST(products) {
   Cases cases(6);
@@ -186,10 +195,12 @@ TEST(maps) {
       Layer l(width, period, Cout * K);
       const auto& positions = l.grids[2];
       const int count = int(positions.size()), rows = count * cout;
-      Array<int> list(size_t(count), [&, i = 0]() mutable { return positions[size_t(i++)]; }), seen{size_t(M)};
+      Array<int> list(size_t(count), [&, i = 0]() mutable { return positions[size_t(i++)]; }), seen { size_t(M) };
       for (int j = 0; j < M; j++) seen[size_t(j)] = j < K ? (j + 7) % K : K;
-      Array<float> bias(size_t(l.positions * Cout), uniform(rng, -1, 1)), means(size_t(cout * M), uniform(rng, -1, 1)), plus(size_t(cout * M), uniform(rng, -1, 1));
-      Array<float> dense(size_t(M * M), uniform(rng, -1, 1)), diagonal(size_t(M), uniform(rng, -1, 1)), y(size_t(rank * M), uniform(rng, -1, 1)), xt(size_t(M * rank), uniform(rng, -1, 1));
+      Array<float> bias(size_t(l.positions * Cout), uniform(rng, -1, 1)), means(size_t(cout * M), uniform(rng, -1, 1)),
+          plus(size_t(cout * M), uniform(rng, -1, 1));
+      Array<float> dense(size_t(M * M), uniform(rng, -1, 1)), diagonal(size_t(M), uniform(rng, -1, 1)),
+          y(size_t(rank * M), uniform(rng, -1, 1)), xt(size_t(M * rank), uniform(rng, -1, 1));
       Array<float> deviations(size_t(rows * M)), response(size_t(rows * rank)), result(size_t(rows * M));
       const Array<float> w0(l.w), bias0(bias);
       float* const b = with_bias ? bias.data() : nullptr;
@@ -201,7 +212,8 @@ TEST(maps) {
         launch(wide, 256, 0, [&] { map_product(deviations, y, response, rows, rank, M); });
         launch(wide, 256, 0, [&] { map_product(response, xt, result, rows, M, rank); });
       }
-      const float *from = kind == kDiagonal ? deviations : result, *scale = kind == kDiagonal ? diagonal.data() : nullptr;
+      const float *from = kind == kDiagonal ? deviations : result,
+                  *scale = kind == kDiagonal ? diagonal.data() : nullptr;
       launch(1, 256, 0, [&] { map_put(l.w, b, list, count, seen, from, scale, plus, Cout, first, cout, K, M); });
 
       std::vector<bool> changed(l.w.size()), bias_changed(bias.size());
@@ -211,7 +223,8 @@ TEST(maps) {
           std::vector<double> d(static_cast<size_t>(M));
           for (int j = 0; j < M; j++) {
             const size_t place = size_t(seen[size_t(j)]);
-            d[place] = double(j < K ? w0[neuron * size_t(K) + size_t(j)] : bias0[neuron]) - double(means[size_t(n * M) + place]);
+            d[place] = double(j < K ? w0[neuron * size_t(K) + size_t(j)] : bias0[neuron]) -
+                       double(means[size_t(n * M) + place]);
           }
           for (int j = 0; j < M; j++) {
             const size_t place = size_t(seen[size_t(j)]);
@@ -220,24 +233,34 @@ TEST(maps) {
             if (kind == kDiagonal) {
               sum = diagonal[place] * d[place], magnitude = std::abs(sum);
             } else if (kind == kDense) {
-              for (int q = 0; q < M; q++) sum += dense[place * size_t(M) + size_t(q)] * d[size_t(q)], magnitude += std::abs(dense[place * size_t(M) + size_t(q)] * d[size_t(q)]);
+              for (int q = 0; q < M; q++)
+                sum += dense[place * size_t(M) + size_t(q)] * d[size_t(q)],
+                    magnitude += std::abs(dense[place * size_t(M) + size_t(q)] * d[size_t(q)]);
               roundings += M;
             } else {
               for (int r = 0; r < rank; r++) {
                 double inner = 0, size = 0;
-                for (int q = 0; q < M; q++) inner += y[size_t(r * M + q)] * d[size_t(q)], size += std::abs(y[size_t(r * M + q)] * d[size_t(q)]);
+                for (int q = 0; q < M; q++)
+                  inner += y[size_t(r * M + q)] * d[size_t(q)], size += std::abs(y[size_t(r * M + q)] * d[size_t(q)]);
                 sum += xt[place * rank + size_t(r)] * inner, magnitude += std::abs(xt[place * rank + size_t(r)]) * size;
               }
               roundings += M + rank;
             }
-            const double add = plus[size_t(n * M) + place], got = j < K ? l.w[neuron * size_t(K) + size_t(j)] : bias[neuron];
-            NEAR(got, sum + add, 1.01 * kRound * (roundings * magnitude + std::abs(sum + add)), "kind=%d bias=%d j=%d", kind, with_bias, j);
-            if (j < K) changed[neuron * size_t(K) + size_t(j)] = true; else bias_changed[neuron] = true;
+            const double add = plus[size_t(n * M) + place],
+                         got = j < K ? l.w[neuron * size_t(K) + size_t(j)] : bias[neuron];
+            NEAR(got, sum + add, 1.01 * kRound * (roundings * magnitude + std::abs(sum + add)), "kind=%d bias=%d j=%d",
+                 kind, with_bias, j);
+            if (j < K)
+              changed[neuron * size_t(K) + size_t(j)] = true;
+            else
+              bias_changed[neuron] = true;
           }
         }
       }
-      for (size_t i = 0; i < l.w.size(); i++) TRUE(changed[i] || l.w[i] == w0[i], "weight %zu is none of the group's", i);
-      for (size_t i = 0; i < bias.size(); i++) TRUE(bias_changed[i] || bias[i] == bias0[i], "bias %zu is none of the group's", i);
+      for (size_t i = 0; i < l.w.size(); i++)
+        TRUE(changed[i] || l.w[i] == w0[i], "weight %zu is none of the group's", i);
+      for (size_t i = 0; i < bias.size(); i++)
+        TRUE(bias_changed[i] || bias[i] == bias0[i], "bias %zu is none of the group's", i);
       cases.count();
     }
   }

@@ -8,8 +8,8 @@ namespace augmentation {
 using namespace pointwise;
 
 template <class T>
-__device__ __forceinline__ void augment(const unsigned char* images, const int* order, const int* places, const float* table, T* x, int B,
-                                        int H, int W, int C, int size, int pad) {
+__device__ __forceinline__ void augment(const unsigned char* images, const int* order, const int* places,
+                                        const float* table, T* x, int B, int H, int W, int C, int size, int pad) {
   const int64_t n = int64_t(size) * size * B;
   for (int64_t at = thread_index(); at < n; at += thread_count()) {
     const int position = int(at / B), b = int(at % B), i = position / size, j = position % size;
@@ -20,12 +20,12 @@ __device__ __forceinline__ void augment(const unsigned char* images, const int* 
   }
 }
 
-}  // namespace augmentation
+} // namespace augmentation
 
-#define AUGMENT_KERNELS(T, suffix)                                                                                                   \
-  KERNEL(256, augment_##suffix, const unsigned char* images, const int* order, const int* places, const float* table, T* x, int B,   \
-         int H, int W, int C, int size, int pad) {                                                                                   \
-    augmentation::augment<T>(images, order, places, table, x, B, H, W, C, size, pad);                                                \
+#define AUGMENT_KERNELS(T, suffix)                                                                                     \
+  KERNEL(256, augment_##suffix, const unsigned char* images, const int* order, const int* places, const float* table,  \
+         T* x, int B, int H, int W, int C, int size, int pad) {                                                        \
+    augmentation::augment<T>(images, order, places, table, x, B, H, W, C, size, pad);                                  \
   }
 AUGMENT_KERNELS(float, f32)
 #ifdef BF16

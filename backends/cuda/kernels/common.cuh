@@ -14,20 +14,20 @@
 #include <stdint.h>
 
 #ifdef CUDA_EMU
-#define KERNEL(threads, name, ...)                                              \
-  extern "C" void name(__VA_ARGS__);                                            \
-  static const emu::Registration registration_##name(#name, threads, &name);    \
+#define KERNEL(threads, name, ...)                                                                                     \
+  extern "C" void name(__VA_ARGS__);                                                                                   \
+  static const emu::Registration registration_##name(#name, threads, &name);                                           \
   extern "C" void name(__VA_ARGS__)
-#define SHARED(type, name, dimensions)     \
-  using name##_type = type dimensions;     \
-  static const char name##_site = 0;       \
+#define SHARED(type, name, dimensions)                                                                                 \
+  using name##_type = type dimensions;                                                                                 \
+  static const char name##_site = 0;                                                                                   \
   name##_type& name = emu::static_shared<name##_type>(&name##_site)
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emu::dynamic_shared())
 #else
 #define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
 #define SHARED(type, name, dimensions) __shared__ __align__(16) type name dimensions
-#define DYNAMIC_SHARED(type, name)                               \
-  extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+#define DYNAMIC_SHARED(type, name)                                                                                     \
+  extern __shared__ __align__(16) unsigned char dynamic_shared[];                                                      \
   type* name = reinterpret_cast<type*>(dynamic_shared)
 #endif
 
@@ -42,9 +42,16 @@ __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(bf16 v) { return __bfloat162float(v); }
 
 // rounded is v as an element type; bf16 rounds to nearest even.
-template <class T> __device__ __forceinline__ T rounded(float v);
-template <> __device__ __forceinline__ float rounded<float>(float v) { return v; }
-template <> __device__ __forceinline__ bf16 rounded<bf16>(float v) { return __float2bfloat16_rn(v); }
+template <class T>
+__device__ __forceinline__ T rounded(float v);
+template <>
+__device__ __forceinline__ float rounded<float>(float v) {
+  return v;
+}
+template <>
+__device__ __forceinline__ bf16 rounded<bf16>(float v) {
+  return __float2bfloat16_rn(v);
+}
 
 // finite is false for infinities and NaN.
 __device__ __forceinline__ bool finite(float v) { return (__float_as_uint(v) & 0x7f800000u) != 0x7f800000u; }
@@ -67,19 +74,27 @@ inline void copy_async(void* to, const void* from, bool valid, const emu::Place&
   emu::async_copy(to, from, BYTES, valid ? 0 : BYTES, place);
 }
 inline void copy_async_commit() { emu::async_commit(); }
-template <int PENDING> inline void copy_async_wait() { emu::async_wait(PENDING); }
+template <int PENDING>
+inline void copy_async_wait() {
+  emu::async_wait(PENDING);
+}
 #else
 template <int BYTES>
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
   if (BYTES == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid ? 16 : 0)
+                 : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(BYTES), "r"(valid ? BYTES : 0) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(BYTES),
+                 "r"(valid ? BYTES : 0)
+                 : "memory");
   }
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING>
-__device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 #endif
 #endif

@@ -6,10 +6,12 @@
 namespace finiteness {
 using namespace pointwise;
 
-template <class T> struct Check {
+template <class T>
+struct Check {
   const T* x;
   int* flag;
-  template <int N> __device__ void operator()(int64_t i) const {
+  template <int N>
+  __device__ void operator()(int64_t i) const {
     const auto p = load<T, N>(x + i);
     bool good = true;
 #pragma unroll
@@ -18,9 +20,13 @@ template <class T> struct Check {
   }
 };
 
-}  // namespace finiteness
+} // namespace finiteness
 
-KERNEL(256, finite_f32, const float* x, int64_t n, int* flags, int flag) { pointwise::each<float>(n, finiteness::Check<float>{x, flags + flag}); }
+KERNEL(256, finite_f32, const float* x, int64_t n, int* flags, int flag) {
+  pointwise::each<float>(n, finiteness::Check<float>{x, flags + flag});
+}
 #ifdef BF16
-KERNEL(256, finite_bf16, const bf16* x, int64_t n, int* flags, int flag) { pointwise::each<bf16>(n, finiteness::Check<bf16>{x, flags + flag}); }
+KERNEL(256, finite_bf16, const bf16* x, int64_t n, int* flags, int flag) {
+  pointwise::each<bf16>(n, finiteness::Check<bf16>{x, flags + flag});
+}
 #endif

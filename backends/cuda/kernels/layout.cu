@@ -43,12 +43,18 @@ __device__ __forceinline__ void transpose(const T* x, T* y, int add, int B, int 
   }
 }
 
-}  // namespace layout
+} // namespace layout
 
-#define LAYOUT_KERNELS(T, suffix)                                                                                                        \
-  KERNEL(256, images_##suffix, const float* pixels, T* x, int B, int P, int C) { layout::exchange<float, T>(pixels, x, B, P, C); }        \
-  KERNEL(256, canonical_##suffix, const T* x, float* y, int B, int P, int C) { layout::exchange<T, float>(x, y, P, B, C); }              \
-  KERNEL(256, transpose_##suffix, const T* x, T* y, int add, int B, int P, int C) { layout::transpose<T>(x, y, add, B, P, C); }
+#define LAYOUT_KERNELS(T, suffix)                                                                                      \
+  KERNEL(256, images_##suffix, const float* pixels, T* x, int B, int P, int C) {                                       \
+    layout::exchange<float, T>(pixels, x, B, P, C);                                                                    \
+  }                                                                                                                    \
+  KERNEL(256, canonical_##suffix, const T* x, float* y, int B, int P, int C) {                                         \
+    layout::exchange<T, float>(x, y, P, B, C);                                                                         \
+  }                                                                                                                    \
+  KERNEL(256, transpose_##suffix, const T* x, T* y, int add, int B, int P, int C) {                                    \
+    layout::transpose<T>(x, y, add, B, P, C);                                                                          \
+  }
 LAYOUT_KERNELS(float, f32)
 #ifdef BF16
 LAYOUT_KERNELS(bf16, bf16)

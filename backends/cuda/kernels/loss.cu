@@ -16,8 +16,8 @@ __device__ __forceinline__ double warp_max(double v) {
 }
 
 template <class T>
-__device__ __forceinline__ void softmax_cross_entropy(const T* logits, const int* labels, T* dlogits, float* losses, int* ranks, int B, int C,
-                                                      double scale, int* flags, int flag) {
+__device__ __forceinline__ void softmax_cross_entropy(const T* logits, const int* labels, T* dlogits, float* losses,
+                                                      int* ranks, int B, int C, double scale, int* flags, int flag) {
   const int image = int(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32), lane = int(threadIdx.x % 32);
   if (image >= B) return; // the whole warp
   const T* row = logits + int64_t(image) * C;
@@ -50,13 +50,13 @@ __device__ __forceinline__ void softmax_cross_entropy(const T* logits, const int
   }
 }
 
-}  // namespace loss
+} // namespace loss
 
 // dlogits must be another array than logits.
-#define LOSS_KERNELS(T, suffix)                                                                                                          \
-  KERNEL(256, softmax_cross_entropy_##suffix, const T* logits, const int* labels, T* dlogits, float* losses, int* ranks, int B, int C,   \
-         double scale, int* flags, int flag) {                                                                                           \
-    loss::softmax_cross_entropy<T>(logits, labels, dlogits, losses, ranks, B, C, scale, flags, flag);                                    \
+#define LOSS_KERNELS(T, suffix)                                                                                        \
+  KERNEL(256, softmax_cross_entropy_##suffix, const T* logits, const int* labels, T* dlogits, float* losses,           \
+         int* ranks, int B, int C, double scale, int* flags, int flag) {                                               \
+    loss::softmax_cross_entropy<T>(logits, labels, dlogits, losses, ranks, B, C, scale, flags, flag);                  \
   }
 LOSS_KERNELS(float, f32)
 #ifdef BF16

@@ -76,22 +76,26 @@ __device__ __forceinline__ void both(int C, A... a) {
   }
 }
 
-template <class T, int N> struct Sums {
+template <class T, int N>
+struct Sums {
   static __device__ __forceinline__ void run(int C, double* buffer, const T* x, double* parts, int64_t rows) {
-    column_sums<T, N>(buffer, parts, rows, C, [](int) { return 0; }, [=](int64_t at, int, double* s, double* q) {
-      const auto p = load<T, N>(x + at);
+    column_sums<T, N>(
+        buffer, parts, rows, C, [](int) { return 0; },
+        [=](int64_t at, int, double* s, double* q) {
+          const auto p = load<T, N>(x + at);
 #pragma unroll
-      for (int k = 0; k < N; k++) {
-        const double v = p.v[k];
-        s[k] += v;
-        q[k] = fma(v, v, q[k]);
-      }
-    });
+          for (int k = 0; k < N; k++) {
+            const double v = p.v[k];
+            s[k] += v;
+            q[k] = fma(v, v, q[k]);
+          }
+        });
   }
 };
 
 // Coefficients are those of N channels: of the batch norm and, for backward, of its gradient.
-template <int N> struct Coefficients {
+template <int N>
+struct Coefficients {
   float centre[N], scale[N], shift[N], mean[N], slope[N];
   __device__ __forceinline__ Coefficients(const float* affine, const float* coefficients, int C, int channel) {
 #pragma unroll
@@ -106,7 +110,8 @@ template <int N> struct Coefficients {
 
 // gated is the gradient behind the rectifier.
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rectified, const Pack<T, N>& x, int64_t at, const Coefficients<N>& c) {
+__device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rectified, const Pack<T, N>& x, int64_t at,
+                                            const Coefficients<N>& c) {
   auto h = load<T, N>(dy + at);
   if (gate) {
     const auto y = load<T, N>(gate + at);
@@ -119,19 +124,21 @@ __device__ __forceinline__ Pack<T, N> gated(const T* dy, const T* gate, int rect
   return h;
 }
 
-template <class T, int N> struct GradientSums {
-  static __device__ __forceinline__ void run(int C, double* buffer, const T* dy, const T* x, const T* gate, int rectified, const float* affine,
-                                             double* parts, int64_t rows) {
-    column_sums<T, N>(buffer, parts, rows, C, [=](int channel) { return Coefficients<N>(affine, nullptr, C, channel); },
-                      [=](int64_t at, const Coefficients<N>& c, double* s, double* q) {
-                        const auto p = load<T, N>(x + at);
-                        const auto h = gated<T, N>(dy, gate, rectified, p, at, c);
+template <class T, int N>
+struct GradientSums {
+  static __device__ __forceinline__ void run(int C, double* buffer, const T* dy, const T* x, const T* gate,
+                                             int rectified, const float* affine, double* parts, int64_t rows) {
+    column_sums<T, N>(
+        buffer, parts, rows, C, [=](int channel) { return Coefficients<N>(affine, nullptr, C, channel); },
+        [=](int64_t at, const Coefficients<N>& c, double* s, double* q) {
+          const auto p = load<T, N>(x + at);
+          const auto h = gated<T, N>(dy, gate, rectified, p, at, c);
 #pragma unroll
-                        for (int k = 0; k < N; k++) {
-                          s[k] += double(h.v[k]);
-                          q[k] = fma(double(h.v[k]), double(p.v[k]) - double(c.centre[k]), q[k]);
-                        }
-                      });
+          for (int k = 0; k < N; k++) {
+            s[k] += double(h.v[k]);
+            q[k] = fma(double(h.v[k]), double(p.v[k]) - double(c.centre[k]), q[k]);
+          }
+        });
   }
 };
 
@@ -151,38 +158,44 @@ __device__ __forceinline__ void channels(int64_t rows, int C, Make make, F f) {
   }
 }
 
-template <class T, int N> struct Forward {
-  static __device__ __forceinline__ void run(int C, const T* x, const float* affine, const T* residual, T* y, int rectify, int64_t rows) {
-    channels<T, N>(rows, C, [=](int channel) { return Coefficients<N>(affine, nullptr, C, channel); },
-                   [=](int64_t at, const Coefficients<N>& c) {
-                     auto p = load<T, N>(x + at);
+template <class T, int N>
+struct Forward {
+  static __device__ __forceinline__ void run(int C, const T* x, const float* affine, const T* residual, T* y,
+                                             int rectify, int64_t rows) {
+    channels<T, N>(
+        rows, C, [=](int channel) { return Coefficients<N>(affine, nullptr, C, channel); },
+        [=](int64_t at, const Coefficients<N>& c) {
+          auto p = load<T, N>(x + at);
 #pragma unroll
-                     for (int k = 0; k < N; k++) p.v[k] = c.norm(p.v[k], k);
-                     if (residual) {
-                       const auto r = load<T, N>(residual + at);
+          for (int k = 0; k < N; k++) p.v[k] = c.norm(p.v[k], k);
+          if (residual) {
+            const auto r = load<T, N>(residual + at);
 #pragma unroll
-                       for (int k = 0; k < N; k++) p.v[k] += r.v[k];
-                     }
-                     if (rectify) {
+            for (int k = 0; k < N; k++) p.v[k] += r.v[k];
+          }
+          if (rectify) {
 #pragma unroll
-                       for (int k = 0; k < N; k++) p.v[k] = p.v[k] <= 0 ? 0.f : p.v[k];
-                     }
-                     store<T, N>(y + at, p);
-                   });
+            for (int k = 0; k < N; k++) p.v[k] = p.v[k] <= 0 ? 0.f : p.v[k];
+          }
+          store<T, N>(y + at, p);
+        });
   }
 };
 
-template <class T, int N> struct Backward {
-  static __device__ __forceinline__ void run(int C, const T* dy, const T* x, const T* gate, int rectified, const float* affine,
-                                             const float* coefficients, T* dx, int add, int64_t rows) {
-    channels<T, N>(rows, C, [=](int channel) { return Coefficients<N>(affine, coefficients, C, channel); },
-                   [=](int64_t at, const Coefficients<N>& c) {
-                     const auto p = load<T, N>(x + at);
-                     auto h = gated<T, N>(dy, gate, rectified, p, at, c);
+template <class T, int N>
+struct Backward {
+  static __device__ __forceinline__ void run(int C, const T* dy, const T* x, const T* gate, int rectified,
+                                             const float* affine, const float* coefficients, T* dx, int add,
+                                             int64_t rows) {
+    channels<T, N>(
+        rows, C, [=](int channel) { return Coefficients<N>(affine, coefficients, C, channel); },
+        [=](int64_t at, const Coefficients<N>& c) {
+          const auto p = load<T, N>(x + at);
+          auto h = gated<T, N>(dy, gate, rectified, p, at, c);
 #pragma unroll
-                     for (int k = 0; k < N; k++) h.v[k] = c.scale[k] * (h.v[k] - c.mean[k] - (p.v[k] - c.centre[k]) * c.slope[k]);
-                     put<T, N>(dx + at, h, add);
-                   });
+          for (int k = 0; k < N; k++) h.v[k] = c.scale[k] * (h.v[k] - c.mean[k] - (p.v[k] - c.centre[k]) * c.slope[k]);
+          put<T, N>(dx + at, h, add);
+        });
   }
 };
 
@@ -205,17 +218,18 @@ __device__ __forceinline__ void totals(const double* parts, int blocks, int C, d
   }
 }
 
-__device__ __forceinline__ void put_affine(float* affine, int C, int c, double mean, double variance, double epsilon, float gain, float shift) {
+__device__ __forceinline__ void put_affine(float* affine, int C, int c, double mean, double variance, double epsilon,
+                                           float gain, float shift) {
   affine[c] = float(mean);
   affine[C + c] = float(double(gain) / sqrt(variance + epsilon));
   affine[2 * C + c] = shift;
 }
 
-}  // namespace batchnorm
+} // namespace batchnorm
 
 // norm_statistics: block (32, 8), grid ceil(C/32).
-KERNEL(256, norm_statistics, const double* parts, int blocks, int64_t rows, int C, double epsilon, const float* gain, const float* shift,
-       double* moments, float* affine) {
+KERNEL(256, norm_statistics, const double* parts, int blocks, int64_t rows, int C, double epsilon, const float* gain,
+       const float* shift, double* moments, float* affine) {
   double sum, squares;
   batchnorm::totals(parts, blocks, C, sum, squares);
   const int c = int(blockIdx.x * 32 + threadIdx.x);
@@ -228,14 +242,15 @@ KERNEL(256, norm_statistics, const double* parts, int blocks, int64_t rows, int 
 }
 
 // norm_running: a thread a channel.
-KERNEL(256, norm_running, const float* mean, const float* variance, int C, double epsilon, const float* gain, const float* shift, float* affine) {
+KERNEL(256, norm_running, const float* mean, const float* variance, int C, double epsilon, const float* gain,
+       const float* shift, float* affine) {
   const int64_t c = pointwise::thread_index();
   if (c < C) batchnorm::put_affine(affine, C, int(c), mean[c], variance[c], epsilon, gain[c], shift[c]);
 }
 
 // norm_gradient: block (32, 8), grid ceil(C/32). coefficients are Σh/rows and Σh·(x-mean)/(rows·(var+ε)).
-KERNEL(256, norm_gradient, const double* parts, int blocks, int64_t rows, int C, double epsilon, const double* moments, const float* affine,
-       float* dgain, float* dshift, float* coefficients, int* flags, int flag) {
+KERNEL(256, norm_gradient, const double* parts, int blocks, int64_t rows, int C, double epsilon, const double* moments,
+       const float* affine, float* dgain, float* dshift, float* coefficients, int* flags, int flag) {
   double sum, products;
   batchnorm::totals(parts, blocks, C, sum, products);
   const int c = int(blockIdx.x * 32 + threadIdx.x);
@@ -250,7 +265,8 @@ KERNEL(256, norm_gradient, const double* parts, int blocks, int64_t rows, int C,
 }
 
 // norm_move: v += momentum·(batch - v), the variance made unbiased; a thread a channel, one block of threads.
-KERNEL(256, norm_move, const double* moments, int64_t rows, int C, double momentum, float* mean, float* variance, const int* flags, int count) {
+KERNEL(256, norm_move, const double* moments, int64_t rows, int C, double momentum, float* mean, float* variance,
+       const int* flags, int count) {
   int stop = 0;
   for (int i = int(threadIdx.x); i < count; i += int(blockDim.x)) stop |= flags[i];
   if (__syncthreads_or(stop)) return;
@@ -261,22 +277,23 @@ KERNEL(256, norm_move, const double* moments, int64_t rows, int C, double moment
   variance[c] += float(momentum * (unbiased - double(variance[c])));
 }
 
-#define NORM_KERNELS(T, suffix)                                                                                                               \
-  KERNEL(256, norm_sums_##suffix, const T* x, double* parts, int64_t rows, int C) {                                                           \
-    SHARED(double, buffer, [256 * 2 * pointwise::kWide<T>]);                                                                                  \
-    batchnorm::both<T, batchnorm::Sums>(C, buffer, x, parts, rows);                                                                                     \
-  }                                                                                                                                           \
-  KERNEL(256, norm_forward_##suffix, const T* x, const float* affine, const T* residual, T* y, int rectify, int64_t rows, int C) {            \
-    batchnorm::both<T, batchnorm::Forward>(C, x, affine, residual, y, rectify, rows);                                                                   \
-  }                                                                                                                                           \
-  KERNEL(256, norm_gradient_sums_##suffix, const T* dy, const T* x, const T* gate, int rectified, const float* affine, double* parts,         \
-         int64_t rows, int C) {                                                                                                               \
-    SHARED(double, buffer, [256 * 2 * pointwise::kWide<T>]);                                                                                  \
-    batchnorm::both<T, batchnorm::GradientSums>(C, buffer, dy, x, gate, rectified, affine, parts, rows);                                                \
-  }                                                                                                                                           \
-  KERNEL(256, norm_backward_##suffix, const T* dy, const T* x, const T* gate, int rectified, const float* affine, const float* coefficients,  \
-         T* dx, int add, int64_t rows, int C) {                                                                                               \
-    batchnorm::both<T, batchnorm::Backward>(C, dy, x, gate, rectified, affine, coefficients, dx, add, rows);                                            \
+#define NORM_KERNELS(T, suffix)                                                                                        \
+  KERNEL(256, norm_sums_##suffix, const T* x, double* parts, int64_t rows, int C) {                                    \
+    SHARED(double, buffer, [256 * 2 * pointwise::kWide<T>]);                                                           \
+    batchnorm::both<T, batchnorm::Sums>(C, buffer, x, parts, rows);                                                    \
+  }                                                                                                                    \
+  KERNEL(256, norm_forward_##suffix, const T* x, const float* affine, const T* residual, T* y, int rectify,            \
+         int64_t rows, int C) {                                                                                        \
+    batchnorm::both<T, batchnorm::Forward>(C, x, affine, residual, y, rectify, rows);                                  \
+  }                                                                                                                    \
+  KERNEL(256, norm_gradient_sums_##suffix, const T* dy, const T* x, const T* gate, int rectified, const float* affine, \
+         double* parts, int64_t rows, int C) {                                                                         \
+    SHARED(double, buffer, [256 * 2 * pointwise::kWide<T>]);                                                           \
+    batchnorm::both<T, batchnorm::GradientSums>(C, buffer, dy, x, gate, rectified, affine, parts, rows);               \
+  }                                                                                                                    \
+  KERNEL(256, norm_backward_##suffix, const T* dy, const T* x, const T* gate, int rectified, const float* affine,      \
+         const float* coefficients, T* dx, int add, int64_t rows, int C) {                                             \
+    batchnorm::both<T, batchnorm::Backward>(C, dy, x, gate, rectified, affine, coefficients, dx, add, rows);           \
   }
 NORM_KERNELS(float, f32)
 #ifdef BF16

@@ -23,7 +23,8 @@ struct Adam {
   float *w, *m, *v;
   const float* g;
   float l2, shrink, rate, epsilon, beta1, beta2, rest1, rest2, scale;
-  template <int N> __device__ void operator()(int64_t i) const {
+  template <int N>
+  __device__ void operator()(int64_t i) const {
     auto W = load<float, N>(w + i), M = load<float, N>(m + i), V = load<float, N>(v + i);
     const auto G = load<float, N>(g + i);
 #pragma unroll
@@ -42,7 +43,8 @@ struct Momentum {
   float *w, *m;
   const float* g;
   float l2, moment, rate;
-  template <int N> __device__ void operator()(int64_t i) const {
+  template <int N>
+  __device__ void operator()(int64_t i) const {
     auto W = load<float, N>(w + i), M = load<float, N>(m + i);
     const auto G = load<float, N>(g + i);
 #pragma unroll
@@ -54,15 +56,17 @@ struct Momentum {
   }
 };
 
-}  // namespace optimizer
+} // namespace optimizer
 
-KERNEL(256, adam, float* w, const float* g, float* m, float* v, int64_t n, const float* constants, const int* flags, int count) {
+KERNEL(256, adam, float* w, const float* g, float* m, float* v, int64_t n, const float* constants, const int* flags,
+       int count) {
   if (optimizer::stopped(flags, count)) return;
   const float* k = constants;
   pointwise::each<float>(n, optimizer::Adam{w, m, v, g, k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8]});
 }
 
-KERNEL(256, momentum, float* w, const float* g, float* m, int64_t n, const float* constants, const int* flags, int count) {
+KERNEL(256, momentum, float* w, const float* g, float* m, int64_t n, const float* constants, const int* flags,
+       int count) {
   if (optimizer::stopped(flags, count)) return;
   pointwise::each<float>(n, optimizer::Momentum{w, m, g, constants[0], constants[1], constants[2]});
 }

@@ -35,10 +35,10 @@ struct Neurons {
   }
 };
 
-}  // namespace plastic
+} // namespace plastic
 
-KERNEL(256, map_take, const float* w, const float* bias, const int* positions, int count, const int* seen, const float* means,
-       float* deviations, int Cout, int first, int cout, int K, int M) {
+KERNEL(256, map_take, const float* w, const float* bias, const int* positions, int count, const int* seen,
+       const float* means, float* deviations, int Cout, int first, int cout, int K, int M) {
   const plastic::Neurons neurons{positions, seen, count, Cout, first, cout, K, M};
   for (int64_t i = pointwise::thread_index(); i < neurons.numbers(); i += pointwise::thread_count()) {
     bool is_bias;
@@ -49,8 +49,8 @@ KERNEL(256, map_take, const float* w, const float* bias, const int* positions, i
   }
 }
 
-KERNEL(256, map_put, float* w, float* bias, const int* positions, int count, const int* seen, const float* deviations, const float* diagonal,
-       const float* plus, int Cout, int first, int cout, int K, int M) {
+KERNEL(256, map_put, float* w, float* bias, const int* positions, int count, const int* seen, const float* deviations,
+       const float* diagonal, const float* plus, int Cout, int first, int cout, int K, int M) {
   const plastic::Neurons neurons{positions, seen, count, Cout, first, cout, K, M};
   for (int64_t i = pointwise::thread_index(); i < neurons.numbers(); i += pointwise::thread_count()) {
     bool is_bias;
@@ -81,7 +81,8 @@ KERNEL(256, map_product, const float* a, const float* d, float* c, int64_t rows,
       __syncthreads();
 #pragma unroll
       for (int q = 0; q < kDepth; q++) {
-        const float4 l = *reinterpret_cast<const float4*>(&left[q][ty * 4]), r = *reinterpret_cast<const float4*>(&right[q][tx * 4]);
+        const float4 l = *reinterpret_cast<const float4*>(&left[q][ty * 4]),
+                     r = *reinterpret_cast<const float4*>(&right[q][tx * 4]);
         const float x[4] = {l.x, l.y, l.z, l.w}, y[4] = {r.x, r.y, r.z, r.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {

@@ -48,7 +48,8 @@ __device__ __forceinline__ void store(T* p, const Pack<T, N>& r) {
       if constexpr (sizeof(T) == 4) {
         word[i] = __float_as_uint(r.v[i]);
       } else {
-        word[i] = __bfloat16_as_ushort(rounded<bf16>(r.v[2 * i])) | unsigned(__bfloat16_as_ushort(rounded<bf16>(r.v[2 * i + 1]))) << 16;
+        word[i] = __bfloat16_as_ushort(rounded<bf16>(r.v[2 * i])) |
+                  unsigned(__bfloat16_as_ushort(rounded<bf16>(r.v[2 * i + 1]))) << 16;
       }
     }
     *reinterpret_cast<uint4*>(p) = make_uint4(word[0], word[1], word[2], word[3]);
@@ -68,7 +69,7 @@ __device__ __forceinline__ void each(int64_t n, F f) {
   if (i < n) f.template operator()<1>(i);
 }
 
-// mix is value, or what was there plus value: add is that of the kernels that set a gradient or add to it.
+// put stores a value or, with add, adds it to what is there: the kernels that set a gradient can add to one.
 template <class T, int N>
 __device__ __forceinline__ void put(T* p, Pack<T, N> value, int add) {
   if (add) {
@@ -79,4 +80,4 @@ __device__ __forceinline__ void put(T* p, Pack<T, N> value, int add) {
   store<T, N>(p, value);
 }
 
-}  // namespace pointwise
+} // namespace pointwise

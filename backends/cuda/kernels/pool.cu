@@ -73,22 +73,26 @@ __device__ __forceinline__ void average_forward(const T* x, T* y, int64_t size, 
 template <class T>
 __device__ __forceinline__ void average_backward(const T* dy, T* dx, int add, int64_t size, int P) {
   const float scale = 1 / float(P);
-  for (int64_t i = thread_index(); i < size * P; i += thread_count()) put<T, 1>(dx + i, Pack<T, 1>{{to_float(dy[i % size]) * scale}}, add);
+  for (int64_t i = thread_index(); i < size * P; i += thread_count())
+    put<T, 1>(dx + i, Pack<T, 1>{{to_float(dy[i % size]) * scale}}, add);
 }
 
-}  // namespace pool
+} // namespace pool
 
-#define POOL_KERNELS(T, suffix)                                                                                                            \
-  KERNEL(256, max_pool_forward_##suffix, const T* x, T* y, int B, int H, int W, int C, int Ho, int Wo, int k, int stride, int pad) {       \
-    pool::max_forward<T>(x, y, {B, H, W, C, Ho, Wo, k, stride, pad});                                                                      \
-  }                                                                                                                                        \
-  KERNEL(256, max_pool_backward_##suffix, const T* x, const T* dy, T* dx, int add, int B, int H, int W, int C, int Ho, int Wo, int k,      \
-         int stride, int pad) {                                                                                                            \
-    pool::max_backward<T>(x, dy, dx, add, {B, H, W, C, Ho, Wo, k, stride, pad});                                                           \
-  }                                                                                                                                        \
-  KERNEL(256, average_pool_forward_##suffix, const T* x, T* y, int B, int P, int C) { pool::average_forward<T>(x, y, int64_t(B) * C, P); }  \
-  KERNEL(256, average_pool_backward_##suffix, const T* dy, T* dx, int add, int B, int P, int C) {                                          \
-    pool::average_backward<T>(dy, dx, add, int64_t(B) * C, P);                                                                             \
+#define POOL_KERNELS(T, suffix)                                                                                        \
+  KERNEL(256, max_pool_forward_##suffix, const T* x, T* y, int B, int H, int W, int C, int Ho, int Wo, int k,          \
+         int stride, int pad) {                                                                                        \
+    pool::max_forward<T>(x, y, {B, H, W, C, Ho, Wo, k, stride, pad});                                                  \
+  }                                                                                                                    \
+  KERNEL(256, max_pool_backward_##suffix, const T* x, const T* dy, T* dx, int add, int B, int H, int W, int C, int Ho, \
+         int Wo, int k, int stride, int pad) {                                                                         \
+    pool::max_backward<T>(x, dy, dx, add, {B, H, W, C, Ho, Wo, k, stride, pad});                                       \
+  }                                                                                                                    \
+  KERNEL(256, average_pool_forward_##suffix, const T* x, T* y, int B, int P, int C) {                                  \
+    pool::average_forward<T>(x, y, int64_t(B) * C, P);                                                                 \
+  }                                                                                                                    \
+  KERNEL(256, average_pool_backward_##suffix, const T* dy, T* dx, int add, int B, int P, int C) {                      \
+    pool::average_backward<T>(dy, dx, add, int64_t(B) * C, P);                                                         \
   }
 POOL_KERNELS(float, f32)
 #ifdef BF16

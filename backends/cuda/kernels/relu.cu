@@ -13,10 +13,12 @@ using namespace pointwise;
 
 __device__ __forceinline__ float rectified(float v) { return v <= 0 ? 0.f : v; } // NaN is not <= 0
 
-template <class T> struct Forward {
+template <class T>
+struct Forward {
   const T* x;
   T* y;
-  template <int N> __device__ void operator()(int64_t i) const {
+  template <int N>
+  __device__ void operator()(int64_t i) const {
     auto r = load<T, N>(x + i);
 #pragma unroll
     for (int k = 0; k < N; k++) r.v[k] = rectified(r.v[k]);
@@ -24,11 +26,13 @@ template <class T> struct Forward {
   }
 };
 
-template <class T> struct Backward {
+template <class T>
+struct Backward {
   const T *y, *dy;
   T* dx;
   int add;
-  template <int N> __device__ void operator()(int64_t i) const {
+  template <int N>
+  __device__ void operator()(int64_t i) const {
     const auto out = load<T, N>(y + i);
     auto g = load<T, N>(dy + i);
 #pragma unroll
@@ -37,11 +41,13 @@ template <class T> struct Backward {
   }
 };
 
-template <class T> struct Sum {
+template <class T>
+struct Sum {
   const T *a, *b;
   T* y;
   int rectify;
-  template <int N> __device__ void operator()(int64_t i) const {
+  template <int N>
+  __device__ void operator()(int64_t i) const {
     auto r = load<T, N>(a + i);
     const auto s = load<T, N>(b + i);
 #pragma unroll
@@ -50,24 +56,30 @@ template <class T> struct Sum {
   }
 };
 
-template <class T> struct Pass {
+template <class T>
+struct Pass {
   const T* dy;
   T* dx;
   int add;
-  template <int N> __device__ void operator()(int64_t i) const { put<T, N>(dx + i, load<T, N>(dy + i), add); }
+  template <int N>
+  __device__ void operator()(int64_t i) const {
+    put<T, N>(dx + i, load<T, N>(dy + i), add);
+  }
 };
 
-}  // namespace relu
+} // namespace relu
 
-#define RELU_KERNELS(T, suffix)                                                                                              \
-  KERNEL(256, relu_forward_##suffix, const T* x, T* y, int64_t n) { pointwise::each<T>(n, relu::Forward<T>{x, y}); }         \
-  KERNEL(256, relu_backward_##suffix, const T* y, const T* dy, T* dx, int add, int64_t n) {                                  \
-    pointwise::each<T>(n, relu::Backward<T>{y, dy, dx, add});                                                                \
-  }                                                                                                                          \
-  KERNEL(256, add_forward_##suffix, const T* a, const T* b, T* y, int rectify, int64_t n) {                                  \
-    pointwise::each<T>(n, relu::Sum<T>{a, b, y, rectify});                                                                   \
-  }                                                                                                                          \
-  KERNEL(256, add_backward_##suffix, const T* dy, T* dx, int add, int64_t n) { pointwise::each<T>(n, relu::Pass<T>{dy, dx, add}); }
+#define RELU_KERNELS(T, suffix)                                                                                        \
+  KERNEL(256, relu_forward_##suffix, const T* x, T* y, int64_t n) { pointwise::each<T>(n, relu::Forward<T>{x, y}); }   \
+  KERNEL(256, relu_backward_##suffix, const T* y, const T* dy, T* dx, int add, int64_t n) {                            \
+    pointwise::each<T>(n, relu::Backward<T>{y, dy, dx, add});                                                          \
+  }                                                                                                                    \
+  KERNEL(256, add_forward_##suffix, const T* a, const T* b, T* y, int rectify, int64_t n) {                            \
+    pointwise::each<T>(n, relu::Sum<T>{a, b, y, rectify});                                                             \
+  }                                                                                                                    \
+  KERNEL(256, add_backward_##suffix, const T* dy, T* dx, int add, int64_t n) {                                         \
+    pointwise::each<T>(n, relu::Pass<T>{dy, dx, add});                                                                 \
+  }
 RELU_KERNELS(float, f32)
 #ifdef BF16
 RELU_KERNELS(bf16, bf16)

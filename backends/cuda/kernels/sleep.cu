@@ -22,13 +22,17 @@ constexpr int kRows = 8;  // of threads in a block
 constexpr int kAhead = 8; // loads that a thread has under way
 
 // Tile is where a thread works.
-template <int N> struct Tile {
+template <int N>
+struct Tile {
   int64_t element;
   int lo, hi; // its grid's positions
   int row;
   bool inside;
   __device__ __forceinline__ Tile(int64_t elements, const int* starts)
-      : element((int64_t(blockIdx.x) * 32 + threadIdx.x) * N), lo(starts[blockIdx.y]), hi(starts[blockIdx.y + 1]), row(int(threadIdx.y)),
+      : element((int64_t(blockIdx.x) * 32 + threadIdx.x) * N),
+        lo(starts[blockIdx.y]),
+        hi(starts[blockIdx.y + 1]),
+        row(int(threadIdx.y)),
         inside(element < elements) {}
 };
 
@@ -53,8 +57,9 @@ __device__ __forceinline__ void gathered(double (*sums)[32 * 4], double* v) {
 }
 
 template <int N>
-__device__ __forceinline__ void share(double (*sums)[32 * 4], float* __restrict__ w, int64_t elements, const int* __restrict__ positions,
-                                      const int* __restrict__ starts, double* __restrict__ parts) {
+__device__ __forceinline__ void share(double (*sums)[32 * 4], float* __restrict__ w, int64_t elements,
+                                      const int* __restrict__ positions, const int* __restrict__ starts,
+                                      double* __restrict__ parts) {
   const Tile<N> t(elements, starts);
   double mean[N] = {};
   if (t.inside) {
@@ -92,8 +97,8 @@ __device__ __forceinline__ void share(double (*sums)[32 * 4], float* __restrict_
 
 template <int N>
 __device__ __forceinline__ void moments(double (*sums)[32 * 4], const float* __restrict__ w, int64_t elements,
-                                        const int* __restrict__ positions, const int* __restrict__ starts, double* __restrict__ mean,
-                                        double* __restrict__ variance) {
+                                        const int* __restrict__ positions, const int* __restrict__ starts,
+                                        double* __restrict__ mean, double* __restrict__ variance) {
   const Tile<N> t(elements, starts);
   Pack<float, N> first = {};
   double d1[N] = {}, d2[N] = {};
@@ -123,10 +128,10 @@ __device__ __forceinline__ void moments(double (*sums)[32 * 4], const float* __r
   }
 }
 
-}  // namespace asleep
+} // namespace asleep
 
-KERNEL(256, instant_sleep, float* __restrict__ w, int64_t elements, const int* __restrict__ positions, const int* __restrict__ starts,
-       double* __restrict__ parts) {
+KERNEL(256, instant_sleep, float* __restrict__ w, int64_t elements, const int* __restrict__ positions,
+       const int* __restrict__ starts, double* __restrict__ parts) {
   SHARED(double, sums, [asleep::kRows][32 * 4]);
   if (elements % 4 == 0) {
     asleep::share<4>(sums, w, elements, positions, starts, parts);
@@ -146,8 +151,8 @@ KERNEL(256, naive_instant_sleep, float* w, int64_t elements, const int* position
   for (int i = lo; i < hi; i++) w[positions[i] * elements + element] = mean;
 }
 
-KERNEL(256, group_moments, const float* __restrict__ w, int64_t elements, const int* __restrict__ positions, const int* __restrict__ starts,
-       double* __restrict__ mean, double* __restrict__ variance) {
+KERNEL(256, group_moments, const float* __restrict__ w, int64_t elements, const int* __restrict__ positions,
+       const int* __restrict__ starts, double* __restrict__ mean, double* __restrict__ variance) {
   SHARED(double, sums, [asleep::kRows][32 * 4]);
   if (elements % 4 == 0) {
     asleep::moments<4>(sums, w, elements, positions, starts, mean, variance);

@@ -9,7 +9,8 @@
 // What else goes wrong shows so:
 //   - shared memory, static and dynamic, is full of NaN (bytes 0xff) at the start of every block;
 //   - an asynchronous copy happens when it is waited for, not before, so that a missing wait shows as NaN;
-//   - a missing __syncthreads makes the result depend on emu::options.order, the order in which threads run;
+//   - a missing __syncthreads makes the result depend on emu::options.order, the order in which threads run, and so does a
+//     block that waits for nothing but uses what another has made;
 //   - an access out of bounds is caught by the address sanitizer: each shared array is an allocation of its own;
 //   - a misaligned vector access is caught by the undefined-behaviour sanitizer.
 //
@@ -30,6 +31,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <memory>
 #include <random>
 #include <source_location>
@@ -50,19 +52,37 @@
 #define __align__(n) alignas(n)
 #define __restrict__ __restrict
 
-struct uint3 { unsigned x, y, z; };
+struct uint3 {
+  unsigned x, y, z;
+};
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
-struct alignas(4) uchar4 { unsigned char x, y, z, w; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+struct alignas(4) uchar4 {
+  unsigned char x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
@@ -85,8 +105,8 @@ inline std::string text(const Place& p) {
   return file.substr(file.rfind('/') + 1) + ":" + std::to_string(p.line());
 }
 
-// Options of all launches. order is that of the threads between two barriers: 0 as they are numbered, 1 the other way
-// round, 2 shuffled anew every time, by seed.
+// Options of all launches. order is that of the threads between two barriers, and of the blocks: 0 as they are numbered, 1
+// the other way round, 2 shuffled, by seed.
 struct Options {
   int order = 0;
   unsigned seed = 1;
@@ -332,25 +352,35 @@ inline void run_block(Block& b) {
   }
 }
 
+// nth_block is the number of the block that is the i-th to run: in options.order 2 they go in steps that have no factor in
+// common with their number.
+inline uint64_t nth_block(uint64_t i, uint64_t blocks) {
+  if (options.order == 1) return blocks - 1 - i;
+  if (options.order != 2) return i;
+  uint64_t step = blocks * 618 / 1000 + options.seed % blocks;
+  while (std::gcd(step, blocks) != 1) step++;
+  return uint64_t((unsigned __int128)(i)*step % blocks);
+}
+
 // launch runs body in every thread of a grid. Throws Error.
 inline void launch(dim3 grid, dim3 size, size_t dynamic_shared_bytes, const std::function<void()>& body) {
   const uint64_t threads = uint64_t(size.x) * size.y * size.z;
   if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
-    throw Error("cuda emulation: a grid of " + std::to_string(grid.x) + "x" + std::to_string(grid.y) + "x" + std::to_string(grid.z) + " blocks");
+    throw Error("cuda emulation: a grid of " + std::to_string(grid.x) + "x" + std::to_string(grid.y) + "x" +
+                std::to_string(grid.z) + " blocks");
   }
-  if (threads == 0 || threads > 1024 || size.z > 64) throw Error("cuda emulation: a block of " + std::to_string(threads) + " threads");
+  if (threads == 0 || threads > 1024 || size.z > 64)
+    throw Error("cuda emulation: a block of " + std::to_string(threads) + " threads");
   if (dynamic_shared_bytes > kDynamicShared) {
     throw Error("cuda emulation: " + std::to_string(dynamic_shared_bytes) + " bytes of dynamic shared memory");
   }
   Block b;
   b.size = size, b.grid = grid, b.body = &body, b.dynamic_bytes = dynamic_shared_bytes;
-  for (unsigned z = 0; z < grid.z; z++) {
-    for (unsigned y = 0; y < grid.y; y++) {
-      for (unsigned x = 0; x < grid.x; x++) {
-        b.index = {x, y, z};
-        run_block(b);
-      }
-    }
+  const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+  for (uint64_t i = 0; i < blocks; i++) {
+    const uint64_t at = nth_block(i, blocks);
+    b.index = {unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / grid.x / grid.y)};
+    run_block(b);
   }
 }
 
@@ -399,7 +429,8 @@ T exchange(T v, unsigned of, const Place& place) {
 // async_copy begins an asynchronous copy into shared memory; zeros of its bytes, the last, become 0 and are not read.
 inline void async_copy(void* to, const void* from, unsigned bytes, unsigned zeros, const Place& place) {
   if ((bytes != 4 && bytes != 8 && bytes != 16) || zeros > bytes) fail("an asynchronous copy of a bad size", place);
-  if (uintptr_t(to) % bytes || (zeros < bytes && uintptr_t(from) % bytes)) fail("a misaligned asynchronous copy", place);
+  if (uintptr_t(to) % bytes || (zeros < bytes && uintptr_t(from) % bytes))
+    fail("a misaligned asynchronous copy", place);
   block->current->copies.push_back({to, from, bytes, zeros});
 }
 
@@ -421,7 +452,7 @@ inline void async_wait(size_t pending) {
   for (auto& c : f->commits) c -= end;
 }
 
-}  // namespace emu
+} // namespace emu
 
 #define threadIdx (emu::block->current->index)
 #define blockIdx (emu::block->index)
@@ -433,7 +464,9 @@ using std::max;
 using std::min;
 
 inline void __syncthreads(const emu::Place& place = emu::Place::current()) { emu::meet_block(place); }
-inline void __syncwarp(unsigned mask = ~0u, const emu::Place& place = emu::Place::current()) { emu::meet_warp(mask, place); }
+inline void __syncwarp(unsigned mask = ~0u, const emu::Place& place = emu::Place::current()) {
+  emu::meet_warp(mask, place);
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
@@ -472,8 +505,12 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, const emu::Place& pl
   for (unsigned i = 0; i < 32; i++) bits |= unsigned(slots[i][0]) << i;
   return bits;
 }
-inline int __any_sync(unsigned mask, int p, const emu::Place& place = emu::Place::current()) { return __ballot_sync(mask, p, place) != 0; }
-inline int __all_sync(unsigned mask, int p, const emu::Place& place = emu::Place::current()) { return __ballot_sync(mask, p, place) == ~0u; }
+inline int __any_sync(unsigned mask, int p, const emu::Place& place = emu::Place::current()) {
+  return __ballot_sync(mask, p, place) != 0;
+}
+inline int __all_sync(unsigned mask, int p, const emu::Place& place = emu::Place::current()) {
+  return __ballot_sync(mask, p, place) == ~0u;
+}
 // Barriers that count or combine a predicate of all threads of the block.
 inline int __syncthreads_count(int predicate, const emu::Place& place = emu::Place::current()) {
   static const char site = 0;
@@ -485,22 +522,52 @@ inline int __syncthreads_count(int predicate, const emu::Place& place = emu::Pla
   emu::meet_block(place);
   return n;
 }
-inline int __syncthreads_or(int p, const emu::Place& place = emu::Place::current()) { return __syncthreads_count(p, place) != 0; }
+inline int __syncthreads_or(int p, const emu::Place& place = emu::Place::current()) {
+  return __syncthreads_count(p, place) != 0;
+}
 inline int __syncthreads_and(int p, const emu::Place& place = emu::Place::current()) {
   return __syncthreads_count(p, place) == int(emu::block->fibers.size());
 }
 
-template <class T> T __ldg(const T* p) { return *p; }
-template <class T> T __ldcg(const T* p) { return *p; }
-template <class T> T __ldcs(const T* p) { return *p; }
-template <class T> void __stcg(T* p, std::type_identity_t<T> v) { *p = v; }
-template <class T> void __stcs(T* p, std::type_identity_t<T> v) { *p = v; }
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+void __stcg(T* p, std::type_identity_t<T> v) {
+  *p = v;
+}
+template <class T>
+void __stcs(T* p, std::type_identity_t<T> v) {
+  *p = v;
+}
 
-template <class T> concept EmuAtomic = std::is_same_v<T, int> || std::is_same_v<T, unsigned> || std::is_same_v<T, unsigned long long>;
-template <EmuAtomic T> T atomicAdd(T* p, std::type_identity_t<T> v) { return std::exchange(*p, T(*p + v)); }
-template <EmuAtomic T> T atomicMax(T* p, std::type_identity_t<T> v) { return std::exchange(*p, std::max(*p, v)); }
-template <EmuAtomic T> T atomicOr(T* p, std::type_identity_t<T> v) { return std::exchange(*p, T(*p | v)); }
-template <EmuAtomic T> T atomicExch(T* p, std::type_identity_t<T> v) { return std::exchange(*p, v); }
+template <class T>
+concept EmuAtomic = std::is_same_v<T, int> || std::is_same_v<T, unsigned> || std::is_same_v<T, unsigned long long>;
+template <EmuAtomic T>
+T atomicAdd(T* p, std::type_identity_t<T> v) {
+  return std::exchange(*p, T(*p + v));
+}
+template <EmuAtomic T>
+T atomicMax(T* p, std::type_identity_t<T> v) {
+  return std::exchange(*p, std::max(*p, v));
+}
+template <EmuAtomic T>
+T atomicOr(T* p, std::type_identity_t<T> v) {
+  return std::exchange(*p, T(*p | v));
+}
+template <EmuAtomic T>
+T atomicExch(T* p, std::type_identity_t<T> v) {
+  return std::exchange(*p, v);
+}
 
 // Arithmetic that a compiler does not contract. (The emulation is compiled with -ffp-contract=off.)
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -516,10 +583,26 @@ inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c);
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 
-inline unsigned __float_as_uint(float f) { unsigned u; memcpy(&u, &f, 4); return u; }
-inline int __float_as_int(float f) { int i; memcpy(&i, &f, 4); return i; }
-inline float __uint_as_float(unsigned u) { float f; memcpy(&f, &u, 4); return f; }
-inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
+inline unsigned __float_as_uint(float f) {
+  unsigned u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+inline int __float_as_int(float f) {
+  int i;
+  memcpy(&i, &f, 4);
+  return i;
+}
+inline float __uint_as_float(unsigned u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+inline float __int_as_float(int i) {
+  float f;
+  memcpy(&f, &i, 4);
+  return f;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }

@@ -15,17 +15,34 @@ struct tf32;
 }
 enum layout_t { mem_row_major, mem_col_major };
 
-template <class T> struct storage { using type = T; };
-template <> struct storage<precision::tf32> { using type = float; };
+template <class T>
+struct storage {
+  using type = T;
+};
+template <>
+struct storage<precision::tf32> {
+  using type = float;
+};
 
 // shape is the rows and columns of a fragment of an M x K by K x N product.
-template <class Use, int M, int N, int K> struct shape;
-template <int M, int N, int K> struct shape<matrix_a, M, N, K> { static constexpr int rows = M, columns = K; };
-template <int M, int N, int K> struct shape<matrix_b, M, N, K> { static constexpr int rows = K, columns = N; };
-template <int M, int N, int K> struct shape<accumulator, M, N, K> { static constexpr int rows = M, columns = N; };
+template <class Use, int M, int N, int K>
+struct shape;
+template <int M, int N, int K>
+struct shape<matrix_a, M, N, K> {
+  static constexpr int rows = M, columns = K;
+};
+template <int M, int N, int K>
+struct shape<matrix_b, M, N, K> {
+  static constexpr int rows = K, columns = N;
+};
+template <int M, int N, int K>
+struct shape<accumulator, M, N, K> {
+  static constexpr int rows = M, columns = N;
+};
 
 // supported are the products that the hardware has.
-template <class T> constexpr bool supported(int m, int n, int k) {
+template <class T>
+constexpr bool supported(int m, int n, int k) {
   if (std::is_same_v<T, precision::tf32>) return m == 16 && n == 16 && k == 8;
   return k == 16 && ((m == 16 && n == 16) || (m == 32 && n == 8) || (m == 8 && n == 32));
 }
@@ -73,7 +90,9 @@ void load_matrix_sync(fragment<Use, M, N, K, T, Layout>& f, const typename stora
                       const emu::Place& place = emu::Place::current()) {
   check(p, stride * sizeof(*p), place);
   emu::meet_warp(place);
-  each(f, [&](auto& e, size_t r, size_t c) { e = std::is_same_v<Layout, col_major> ? p[c * stride + r] : p[r * stride + c]; });
+  each(f, [&](auto& e, size_t r, size_t c) {
+    e = std::is_same_v<Layout, col_major> ? p[c * stride + r] : p[r * stride + c];
+  });
 }
 template <int M, int N, int K, class T>
 void load_matrix_sync(fragment<accumulator, M, N, K, T>& f, const T* p, unsigned stride, layout_t layout,
@@ -109,11 +128,12 @@ void mma_sync(fragment<accumulator, M, N, K, float>& d, const fragment<matrix_a,
   fragment<accumulator, M, N, K, float> sum = c;
   each(sum, [&](float& s, size_t r, size_t q) {
     float products = 0;
-    for (int k = 0; k < K; k++) products += operand(&Operands::left, int(r) * K + k) * operand(&Operands::right, k * N + int(q));
+    for (int k = 0; k < K; k++)
+      products += operand(&Operands::left, int(r) * K + k) * operand(&Operands::right, k * N + int(q));
     s += products;
   });
   emu::meet_warp(place);
   d = sum;
 }
 
-}  // namespace nvcuda::wmma
+} // namespace nvcuda::wmma
