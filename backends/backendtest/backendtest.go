@@ -29,6 +29,9 @@ type Config struct {
 	Same map[string]func() (core.Backend, error)
 	// Roundoff is u: 2^-53 for float64, 2^-24 for float32.
 	Roundoff float64
+	// Interruptions is how many looks at a context lie between the interruptions of a sleep phase that are tried, one after the
+	// other; 0 means 11. Emulated devices, on which a phase takes seconds, try fewer.
+	Interruptions int
 }
 
 // Run runs the whole suite.

@@ -465,7 +465,11 @@ func (c Config) interruptions(t *testing.T, stream sleep.Stream) (interrupted in
 	for _, q := range n.Params() {
 		old[q.Name], done[q.Name] = values(t, before, q.Name), values(t, want, q.Name)
 	}
-	for stop := 0; ; stop += 11 {
+	every := c.Interruptions
+	if every == 0 {
+		every = 11
+	}
+	for stop := 0; ; stop += every {
 		e := compile(t, c.open(t), n, core.Options{MaxBatch: 1}, p)
 		report, err := e.Sleep(&countdown{context.Background(), stop}, stream)
 		if err == nil {

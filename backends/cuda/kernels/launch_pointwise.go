@@ -77,3 +77,8 @@ func MapProduct(rows int64, n int) Launch {
 	const tile = 64
 	return Launch{Grid: [3]int{ceil(n, tile), int(min(ceil(rows, tile), 1<<15)), 1}, Block: [3]int{threads, 1, 1}}
 }
+
+// Feedback is the launch of feedback over a batch of inputs of n elements: a thread an element of 8 images.
+func Feedback(batch, n int) Launch {
+	return Launch{Grid: [3]int{ceil(n, threads), ceil(batch, 8), 1}, Block: [3]int{threads, 1, 1}}
+}
