@@ -492,6 +492,9 @@ func TestStopsSlowly(t *testing.T) {
 	if got := d.decide(); got.Action != Stop {
 		t.Errorf("%+v", got)
 	}
+	if got := d.decide(); got.Action != None || got.Code != CodeWoken { // it is told once
+		t.Errorf("%+v", got)
+	}
 	d.orders = []Request{{OrderSleep, "api"}} // before it has stopped
 	if got := d.decide(); got.Action != None || got.State != Drowsy {
 		t.Errorf("%+v", got)
@@ -539,6 +542,40 @@ func TestFailures(t *testing.T) {
 	d.want(Awake, CodeFailed) // who asked for it is told; it is not tried for ever
 	d.pass(time.Hour)
 	d.want(Awake, CodeFailed)
+	for range 2 { // who asks again does not wait
+		d.fail, d.orders = "no space left", []Request{{OrderSleep, "api"}}
+		d.decide()
+		d.want(Asleep, CodeAsked)
+		d.pass(time.Second)
+	}
+}
+
+// The next decision is due before anything can become due by the passing of time.
+func TestNext(t *testing.T) {
+	c := Default()
+	c.Night, c.Zone, c.Idle = nil, "UTC", 70*time.Second
+	d := newDay(t, c, at(t, "UTC", "2026-06-01 12:00"))
+	d.steps = 1
+	if got := d.decide(); got.Next != time.Minute {
+		t.Errorf("awake: %+v", got)
+	}
+	d.mono = time.Minute
+	if got := d.decide(); got.Next != 70*time.Second {
+		t.Errorf("soon idle: %+v", got)
+	}
+	d.mono = 70 * time.Second
+	if got := d.decide(); got.State != Asleep || got.Next != d.mono+c.Latency {
+		t.Errorf("asleep: %+v", got)
+	}
+	d.orders = []Request{{OrderWake, "pin"}}
+	if got := d.decide(); got.State != Drowsy || got.Next != d.mono+c.Latency {
+		t.Errorf("drowsy: %+v", got)
+	}
+	for s, p := range map[State]device.Pattern{Awake: device.Steady, Drowsy: device.SlowBlink, Asleep: device.Breath, "": device.Off} {
+		if s.Light() != p {
+			t.Errorf("%s shows %s", s, s.Light())
+		}
+	}
 }
 
 // Over random inputs: no sleep above the temperature or below the supply for longer than the latency; every change has a reason
@@ -604,7 +641,7 @@ func TestRandomInputs(t *testing.T) {
 					ends++
 				}
 				forbidden := !(celsius < c.MaxTemperature) || !(volts > c.MinSupply)
-				if forbidden && d.sleeping && d.mono-bad > c.Latency {
+				if forbidden && before && d.mono-bad > c.Latency { // it slept until this decision
 					t.Fatalf("sequence %d of seed %d: asleep at %.1f °C, %.2f V for %v", i, seed, celsius, volts, d.mono-bad)
 				}
 				if (got.Action == Start || got.Action == Resume) && (forbidden || hot && !cooled) {
