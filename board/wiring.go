@@ -174,8 +174,8 @@ func (s *Sensor) check(drivers map[string]string) error {
 
 func (l *Line) check() error {
 	given := map[string]bool{"chip": l.Chip != "", "line": l.Line != nil, "name": l.Name != "", "active_low": l.ActiveLow,
-		"pull": l.Pull != "", "poll": l.Poll != 0, "script": l.Script != ""}
-	if err := suit(l.Driver, map[string]string{"gpio": "chip line name active_low pull poll", "script": "script"}, given); err != nil {
+		"pull": l.Pull != "", "debounce": l.Debounce != 0, "poll": l.Poll != 0, "script": l.Script != ""}
+	if err := suit(l.Driver, map[string]string{"gpio": "chip line name active_low pull debounce poll", "script": "script"}, given); err != nil {
 		return err
 	}
 	if l.Debounce < 0 || l.Poll < 0 {

@@ -5,7 +5,6 @@ package device
 
 import (
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -130,7 +129,7 @@ func (n None) Active() (bool, error)     { return false, Absent(n) }
 func (n None) Edges() <-chan Edge        { return nil }
 func (n None) Set(bool) error            { return Absent(n) }
 func (n None) Close() error              { return nil }
-func (n None) String() string            { return fmt.Sprintf("absent, because %s", string(n)) }
+func (n None) String() string            { return Absent(n).Error() }
 
 // System is the machine's own clock. Its monotonic time starts when it is made.
 type System struct{ start time.Time }

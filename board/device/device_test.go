@@ -576,3 +576,37 @@ func TestManualClock(t *testing.T) {
 	c.Advance(time.Second)
 	<-late
 }
+
+func TestCheck(t *testing.T) {
+	root := tree(t, map[string]string{"class/thermal/thermal_zone0/type": "cpu-thermal", "class/thermal/thermal_zone0/temp": "48312"})
+	five := 5
+	o := pinWiring(&testPin{}, nil)
+	o.Sys = root
+	s, err := Open(board.Wiring{Temperature: &board.Sensor{Driver: "thermal", Zone: "cpu-thermal"}, Power: &board.Sensor{Driver: "hwmon", Chip: "ina219"},
+		Sleep: &board.Line{Driver: "gpio", Chip: "gpiochip0", Line: &five}, LED: &board.LED{Driver: "gpio", Name: "GPIO6"}}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zones, hwmon := filepath.Join(root, "class/thermal/thermal_zone*"), filepath.Join(root, "class/hwmon/hwmon*")
+	got := s.Check()
+	want := []string{
+		"temperature: 48.3 °C (cpu-thermal of " + zones + ")",
+		"power: absent, because name in " + hwmon + ` is "ina219"; there is nothing (ina219 of ` + hwmon + ")",
+		"wake: absent, because the board's wiring does not name it",
+		"sleep: not active (line 5 of gpiochip0)",
+		"led: can be set (GPIO6)",
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%v", got)
+	}
+	for i, f := range got {
+		if f.String() != want[i] || f.Broken() || f.Absent != strings.Contains(want[i], "absent") {
+			t.Errorf("%q, want %q", f, want[i])
+		}
+	}
+	s.Temperature = &FakeThermometer{}
+	s.Temperature.(*FakeThermometer).Fail(errors.New("stuck"))
+	if f := s.Check()[0]; !f.Broken() || f.String() != "temperature: stuck" {
+		t.Errorf("%+v", f)
+	}
+}

@@ -161,7 +161,7 @@ func (o Options) line(quantity string, w *board.Line) (Line, error) {
 	}
 	pin, err := o.Pin(w.Chip, w.Name, w.Line)
 	if err != nil {
-		return missing{None(plain(err).Error()), err}, nil
+		return missing{"", pinName(w.Chip, w.Name, w.Line), err}, nil
 	}
 	pull := map[string]gpio.Pull{"": gpio.PullNoChange, "up": gpio.PullUp, "down": gpio.PullDown}[w.Pull]
 	return &pinLine{name: pinName(w.Chip, w.Name, w.Line), pin: pin, low: w.ActiveLow, pull: pull, poll: w.Poll, need: w.Debounce,
@@ -177,7 +177,7 @@ func (o Options) led(w *board.LED) LED {
 	}
 	pin, err := o.Pin(w.Chip, w.Name, w.Line)
 	if err != nil {
-		return missing{None(plain(err).Error()), err}
+		return missing{"", pinName(w.Chip, w.Name, w.Line), err}
 	}
 	return &pinLED{pinName(w.Chip, w.Name, w.Line), pin, w.ActiveLow}
 }
@@ -185,11 +185,13 @@ func (o Options) led(w *board.LED) LED {
 // missing is a line or light that could not be had: Absent, or broken.
 type missing struct {
 	None
-	err error
+	name string
+	err  error
 }
 
 func (m missing) Active() (bool, error) { return false, m.err }
 func (m missing) Set(bool) error        { return m.err }
+func (m missing) String() string        { return m.name }
 
 func pinName(chip, name string, line *int) string {
 	if line != nil {
