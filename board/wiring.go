@@ -63,6 +63,14 @@ type Sensor struct {
 	Every      time.Duration `toml:"every" json:"every,omitempty"`             // between two polls; 1 s when left out
 }
 
+// Period is the time between two polls. It is of use for no sensor, too.
+func (s *Sensor) Period() time.Duration {
+	if s == nil || s.Every == 0 {
+		return time.Second
+	}
+	return s.Every
+}
+
 // Line is an input line.
 type Line struct {
 	Driver    string        `toml:"driver" json:"driver"`                   // gpio, script

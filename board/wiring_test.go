@@ -57,7 +57,7 @@ name = "ACT"
 		t.Fatal(err)
 	}
 	if *w.Temperature.Bus != 1 || *w.Power.Bus != 1 || w.Temperature.Bus.String() != "/dev/i2c-1" || w.Temperature.Address != 0x48 ||
-		w.Temperature.Every != 2*time.Second || w.Wake.Debounce != 20*time.Millisecond || *w.Sleep.Line != 0 {
+		w.Temperature.Period() != 2*time.Second || w.Power.Period() != time.Second || w.Wake.Debounce != 20*time.Millisecond || *w.Sleep.Line != 0 {
 		t.Errorf("%+v", w)
 	}
 }

@@ -132,7 +132,7 @@ func (c *chip) Close() error {
 	defer c.mu.Unlock()
 	err := c.close()
 	if c.record != nil {
-		err = errors.Join(err, c.record.Close())
+		err = join(err, c.record.Close())
 		c.record = nil
 	}
 	return err

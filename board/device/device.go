@@ -5,6 +5,7 @@ package device
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -117,7 +118,21 @@ func (s *Set) Close() error {
 			errs = append(errs, c.Close())
 		}
 	}
-	return errors.Join(errs...)
+	return join(errs...)
+}
+
+// join makes one error of several, on one line.
+func join(errs ...error) (joined error) {
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case joined == nil:
+			joined = err
+		default:
+			joined = fmt.Errorf("%w; %w", joined, err)
+		}
+	}
+	return joined
 }
 
 // None is any device that is not there, because of its text.

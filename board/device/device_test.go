@@ -52,9 +52,9 @@ func TestLinuxSensors(t *testing.T) {
 		{board.Sensor{Driver: "hwmon", Chip: "tmp102"}, -10.5, "", false},
 		{board.Sensor{Driver: "hwmon", Chip: "cpu_thermal", Channel: 1}, 51.123, "", false},
 		{board.Sensor{Driver: "thermal", Zone: "cpu-thermal"}, 48.312, "", false},
-		{board.Sensor{Driver: "hwmon", Chip: "lm75"}, 0, `is "lm75"; there is cpu_thermal, tmp102, ina219, odd`, true},
+		{board.Sensor{Driver: "hwmon", Chip: "lm75"}, 0, "says lm75, but cpu_thermal, tmp102, ina219, odd", true},
 		{board.Sensor{Driver: "hwmon", Chip: "tmp102", Channel: 2}, 0, "temp2_input does not exist", true},
-		{board.Sensor{Driver: "thermal", Zone: "gpu"}, 0, `is "gpu"; there is cpu-thermal`, true},
+		{board.Sensor{Driver: "thermal", Zone: "gpu"}, 0, "says gpu, but cpu-thermal", true},
 		{board.Sensor{Driver: "hwmon", Chip: "odd"}, 0, `"warm" is no whole number`, false},
 		{board.Sensor{Driver: "hwmon", Chip: "odd", Channel: 2}, 0, "9000 °C is not within", false},
 	} {
@@ -171,6 +171,7 @@ func TestOpenRefuses(t *testing.T) {
 		{board.Wiring{Temperature: &board.Sensor{Driver: "script", Script: filepath.Join(dir, "no")}}, "wiring.temperature: device: script: open"},
 		{board.Wiring{Wake: &board.Line{Driver: "script", Script: filepath.Join(dir, "bad")}}, `wiring.wake: device: script ` + filepath.Join(dir, "bad") + `: line 1`},
 		{board.Wiring{Temperature: &board.Sensor{Driver: "lm75", Address: 0x48, Playback: filepath.Join(dir, "traffic")}}, `line 1: "zz"`},
+		{board.Wiring{Wake: &board.Line{Driver: "script", Script: dir}, Sleep: &board.Line{Driver: "script", Script: dir}}, "; device: wiring.sleep:"},
 		{board.Wiring{Temperature: &board.Sensor{Driver: "lm75", Address: 0x48, Bus: bus(1), Record: filepath.Join(dir, "no", "x")}}, "wiring.temperature: record:"},
 	} {
 		n++
@@ -178,7 +179,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("error %v, want %q", err, c.want)
 		}
 	}
-	if n < 5 {
+	if n < 6 {
 		t.Fatalf("%d cases", n)
 	}
 }
@@ -496,7 +497,7 @@ at 31m wake = off
 	}
 	for _, bad := range []string{"at 1m", "at -1s volts = 1", "at 1m height = 1", "at 1m volts = x", "at 1m wake = 1", "from 1m to 1m volts = 1 to 2",
 		"from 1m till 2m volts = 1 to 2", "from 1m to 2m wake = on to off", "from 1m to 2m volts = 1", "soon", "repeat 0s", "repeat 1h x", "at 1m volts is 1",
-		"repeat 1m\nat 2m volts = 1"} {
+		"repeat 1m\nat 2m volts = 1", "from 1m to 2m volts = x to y"} {
 		if _, err := ReadScript(strings.NewReader(bad)); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -591,7 +592,7 @@ func TestCheck(t *testing.T) {
 	got := s.Check()
 	want := []string{
 		"temperature: 48.3 °C (cpu-thermal of " + zones + ")",
-		"power: absent, because name in " + hwmon + ` is "ina219"; there is nothing (ina219 of ` + hwmon + ")",
+		"power: absent, because there is no " + hwmon + "/name (ina219 of " + hwmon + ")",
 		"wake: absent, because the board's wiring does not name it",
 		"sleep: not active (line 5 of gpiochip0)",
 		"led: can be set (GPIO6)",

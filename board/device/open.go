@@ -1,7 +1,6 @@
 package device
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,7 +71,7 @@ func Open(w board.Wiring, o Options) (*Set, error) {
 	if w.LED != nil {
 		s.LED = o.led(w.LED)
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := join(errs...); err != nil {
 		return nil, err
 	}
 	return s, nil

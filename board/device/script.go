@@ -2,6 +2,7 @@ package device
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func ReadScript(r io.Reader) (*Script, error) {
 		return nil, err
 	}
 	for _, steps := range s.steps {
-		slices.SortStableFunc(steps, func(a, b step) int { return int(a.at - b.at) })
+		slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 		if last := steps[len(steps)-1]; s.repeat > 0 && last.until > s.repeat {
 			return nil, fmt.Errorf("repeat %v: there is a step at %v", s.repeat, last.until)
 		}
@@ -89,7 +90,7 @@ func (s *Script) line(text string) (err error) {
 		if e == nil && d < 0 {
 			e = fmt.Errorf("%v is below 0", d)
 		}
-		err = errors.Join(err, e)
+		err = join(err, e)
 		return d
 	}
 	var st step
@@ -122,12 +123,12 @@ func (s *Script) line(text string) (err error) {
 	value := func(text string) float64 {
 		if quantity == "wake" || quantity == "sleep" {
 			if text != "on" && text != "off" {
-				err = errors.Join(err, fmt.Errorf("%q is neither on nor off", text))
+				err = join(err, fmt.Errorf("%q is neither on nor off", text))
 			}
 			return map[string]float64{"on": 1}[text]
 		}
 		v, e := strconv.ParseFloat(text, 64)
-		err = errors.Join(err, e)
+		err = join(err, e)
 		return v
 	}
 	switch verb := word(); {

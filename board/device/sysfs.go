@@ -30,11 +30,10 @@ func labelled(pattern, label, name string) (string, error) {
 			return dir, nil
 		}
 	}
-	list := strings.Join(have, ", ")
-	if list == "" {
-		list = "nothing"
+	if len(have) == 0 {
+		return "", Absent(fmt.Sprintf("there is no %s/%s", pattern, label))
 	}
-	return "", Absent(fmt.Sprintf("%s in %s is %q; there is %s", label, pattern, name, list))
+	return "", Absent(fmt.Sprintf("no %s/%s says %s, but %s", pattern, label, name, strings.Join(have, ", ")))
 }
 
 // shown is a value that Linux shows: a file with a whole number, in a directory that is found by its label, anew each time.
