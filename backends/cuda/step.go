@@ -178,10 +178,7 @@ func (e *engine) launch(name string, size kernels.Launch, args ...any) {
 	f, ok := e.functions[name]
 	if !ok {
 		var err error
-		if f, err = e.device.Function(name); err == nil && size.Shared > 48<<10 {
-			err = f.SetShared(e.device.SharedLimit())
-		}
-		if err != nil {
+		if f, err = e.device.Function(name); err != nil {
 			e.missing = err
 			return
 		}

@@ -22,6 +22,7 @@ type bench struct {
 	small      bool
 	rates      map[string]float64 // of ceilings, bytes or operations a second
 	held       []driver.Ptr       // what the subject at hand has allocated
+	product    *product           // whose operands there are
 }
 
 func newBench(d *driver.Device, seed uint64, small bool) (b *bench, err error) {
@@ -98,7 +99,7 @@ func (b *bench) measure(s subject) (row, error) {
 
 // time is the seconds of a launch: the median over some runs of a graph of launches, one set after the other.
 func (b *bench) time(j job) (float64, error) {
-	samples, least := 15, 3e-3
+	samples, least, most := 15, 3e-3, 1.0 // seconds: of one sample, of all together
 	if b.small {
 		samples, least = 3, 0
 	}
@@ -112,7 +113,7 @@ func (b *bench) time(j job) (float64, error) {
 			return 0, err
 		}
 		var times []float64
-		for i := range samples + 1 { // the first warms up
+		for i, spent := 0, 0.0; i <= samples && (i < 2 || spent < most); i++ { // the first warms up
 			b.queue.Record(b.start)
 			b.queue.Run(g)
 			b.queue.Record(b.end)
@@ -123,6 +124,7 @@ func (b *bench) time(j job) (float64, error) {
 			if err != nil {
 				return 0, err
 			}
+			spent += 1e-3 * ms
 			if i > 0 {
 				times = append(times, 1e-3*ms)
 			}

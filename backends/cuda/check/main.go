@@ -85,23 +85,30 @@ func run(args []string, out io.Writer) error {
 	for _, c := range r.Ceilings {
 		fmt.Fprintf(out, "%-14s %10.1f %s\n", c.Name, c.Rate, c.Unit)
 	}
-	fmt.Fprintf(out, "\n%-22s %-18s %8s %6s %10s %9s %7s  %-5s %s\n", "kernel", "size", "error", "right", "ms", "GB/s", "share", "of", "times as fast as")
+	fmt.Fprintf(out, "\n%-34s %-18s %8s %6s %10s %9s %7s  %-5s %s\n", "kernel", "size", "error", "right", "ms", "GB/s", "share", "of", "times as fast as")
 	wrong := 0
-	for _, s := range b.subjects() {
-		row, err := b.measure(s)
-		if err != nil {
-			return fmt.Errorf("%s at %s: %w", s.kernel, s.size, err)
-		}
+	add := func(row row) {
 		row.Peers = peers[row.Kernel+"/"+row.Size]
 		r.Rows = append(r.Rows, row)
 		right := "yes"
 		if !row.Right {
 			right, wrong = "NO", wrong+1
 		}
-		fmt.Fprintf(out, "%-22s %-18s %8.3f %6s %10.4f %9.1f %6.1f%%  %-5s%s\n", row.Kernel, row.Size, row.Worst, right, row.MS, row.GBs, 100*row.Share, row.Binds,
-			row.comparison())
+		fmt.Fprintf(out, "%-34s %-18s %8.3f %6s %10.4f %9.1f %6.1f%%  %-5s%s\n", row.Kernel, row.Size, row.Worst, right, row.MS, row.GBs,
+			100*row.Share, row.Binds, row.comparison())
 	}
-	fmt.Fprintln(out, "\nerror: the largest one as a share of its bound; share: least time at the ceiling that binds, of the time measured")
+	for _, s := range b.subjects() {
+		row, err := b.measure(s)
+		if err != nil {
+			return fmt.Errorf("%s at %s: %w", s.kernel, s.size, err)
+		}
+		add(row)
+	}
+	for _, row := range together(r.Rows) {
+		add(row)
+	}
+	fmt.Fprintln(out, "\nerror: the largest one as a share of its bound; share: least time at the ceiling that binds, of the time measured;\n"+
+		"window_T: forward and both gradients, each in its fastest version")
 	if *path != "" {
 		if err := write(*path, r); err != nil {
 			return err

@@ -57,7 +57,7 @@ func (b *bench) subjects() []subject {
 	for _, l := range b.layers() {
 		all = append(all, b.adam(l), b.sleep("instant_sleep", l), b.sleep("naive_instant_sleep", l))
 	}
-	return all
+	return append(all, b.windows()...)
 }
 
 // adam is a step of AdamW on a layer's weights: four arrays read, three written.

@@ -360,17 +360,6 @@ func (d *Device) Function(name string) (f *Function, err error) {
 // usualShared is how much dynamic shared memory a launch can have without asking, in bytes.
 const usualShared = 48 << 10
 
-// SetShared tells whether launches can have so many bytes of dynamic shared memory: it is an error if the device has
-// less. Launch does so by itself, and its error comes later.
-func (f *Function) SetShared(bytes int) error {
-	return f.device.do(func() error {
-		if err := f.allow(bytes); err != nil {
-			return failure("kernel "+f.name, err)
-		}
-		return nil
-	})
-}
-
 // allow lets launches have as much dynamic shared memory as there is beside the kernel's static one, if that is enough.
 func (f *Function) allow(bytes int) error {
 	if bytes <= f.shared {
