@@ -13,6 +13,8 @@ import (
 // arithmetic is a backend's: floats of a unit roundoff, or integers of formats.
 type arithmetic struct {
 	roundoff float64       // u; of integers 2^-53, with which their exact sums are handled here
+	factors  float64       // f, the roundoff of a product's factors, 0 where they are not rounded
+	stored   float64       // s, that of activations and errors where they are stored in fewer bits than sums have, otherwise 0
 	formats  *edge.Formats // nil: floats
 	single   bool          // float32 or integers: what a layer got is a float32's number
 }
@@ -24,6 +26,18 @@ func (a arithmetic) gamma(n int) float64 {
 		return math.Inf(1)
 	}
 	return nu / (1 - nu)
+}
+
+// sum is by what share of Σ|a| a sum of n numbers, stored, may be off.
+func (a arithmetic) sum(n int) float64 {
+	g := a.gamma(n)
+	return g + a.stored*(1+g)
+}
+
+// products is by what share of Σ|a||b| a sum of n products, stored, may be off.
+func (a arithmetic) products(n int) float64 {
+	g := a.factors*(2+a.factors) + (1+a.factors)*(1+a.factors)*a.gamma(n)
+	return g + a.stored*(1+g)
 }
 
 // trace are the tensors of one image by name.
@@ -74,7 +88,7 @@ func (e *exam) propagate(i int, v net.Node) (size, carried []float64, err error)
 	size, carried = make([]float64, v.Out.Len()), make([]float64, v.Out.Len())
 	if len(v.Inputs) == 0 {
 		e.formula[i] = e.pixels
-		return size, carried, nil
+		return mapped(e.pixels, func(v float64) float64 { return e.stored * math.Abs(v) }), carried, nil
 	}
 	x, in := e.out(v.Inputs[0]), e.bound[v.Inputs[0]]
 	l := e.layers[i]
@@ -87,7 +101,7 @@ func (e *exam) propagate(i int, v net.Node) (size, carried []float64, err error)
 		z := e.out(v.Inputs[1])
 		e.formula[i] = plus(x, 1, z)
 		for j := range size {
-			size[j] = e.gamma(2) * (math.Abs(x[j]) + math.Abs(z[j]))
+			size[j] = e.sum(2) * (math.Abs(x[j]) + math.Abs(z[j]))
 		}
 		return size, plus(in, 1, e.bound[v.Inputs[1]]), nil
 	}
@@ -105,11 +119,15 @@ func (e *exam) propagate(i int, v net.Node) (size, carried []float64, err error)
 		if size, err = forward(l.abs, up(x)); err != nil {
 			return nil, nil, err
 		}
+		by := e.products(l.terms + 2)
+		if _, ok := v.Op.(net.GlobalAvgPool); ok {
+			by = e.sum(l.terms + 2)
+		}
 		for j := range size {
 			if l.bias != nil {
 				size[j] += l.bias[j%len(l.bias)]
 			}
-			size[j] *= e.gamma(l.terms + 2)
+			size[j] *= by
 		}
 	}
 	return size, carried, nil
@@ -264,7 +282,7 @@ func gate(g, by *float64, d, e float64, exact, mine bool) (otherwise int) {
 func (e *exam) lossErrors(d *errorsBack, logits []float64, teach bool) {
 	g := make([]float64, len(logits))
 	core.SoftmaxGradient(g, logits, e.label, 1)
-	start := e.gamma(len(logits) + 4)
+	start := e.sum(len(logits) + 4) // of numbers that add up to 1
 	if !teach {
 		start += slices.Max(e.bound[len(e.bound)-1]) / 2
 	}
@@ -281,7 +299,7 @@ func (e *exam) contribute(d *errorsBack, g, by []float64) {
 	for j := range d.g {
 		size := math.Abs(d.g[j]) + d.e[j]
 		largest = max(largest, size)
-		d.e[j] += e.gamma(2) * size
+		d.e[j] += e.sum(2) * size
 	}
 	if e.formats == nil {
 		return
@@ -296,7 +314,7 @@ func (e *exam) contribute(d *errorsBack, g, by []float64) {
 func (e *exam) errorsThrough(l *layer, d *errorsBack) ([]float64, error) {
 	g := make([]float64, len(d.e))
 	for j := range g {
-		g[j] = d.e[j] + e.gamma(l.terms+2)*(math.Abs(d.g[j])+d.e[j])
+		g[j] = d.e[j] + e.products(l.terms+2)*(math.Abs(d.g[j])+d.e[j])
 		if _, ok := l.node.Op.(net.GlobalAvgPool); ok && e.formats != nil {
 			g[j] += d.unit * float64(l.terms) * 0x1p-16 // a quotient of 16 more bits, before it is divided
 		}
@@ -317,7 +335,7 @@ func (e *exam) weighted(b *back, i int, v net.Node, d *errorsBack, ideal []float
 	}
 	moved := make([]float64, len(d.e))
 	for j := range moved {
-		moved[j] = d.e[j] + e.gamma(l.terms+2)*(math.Abs(d.g[j])+d.e[j])
+		moved[j] = d.e[j] + e.products(l.terms+2)*(math.Abs(d.g[j])+d.e[j])
 	}
 	_, byErrors, err := through(l.abs, up(x), moved)
 	if err != nil {
@@ -361,7 +379,7 @@ func (e *exam) taught(b *back, l *layer, v net.Node, d *errorsBack, x []float64)
 	}
 	weight := v.Params[0].Name
 	b.local[weight] = grads["weight"]
-	b.localBy[weight] = mapped(size["weight"], func(s float64) float64 { return e.gamma(3) * s })
+	b.localBy[weight] = mapped(size["weight"], func(s float64) float64 { return e.products(3) * s })
 	d.g, d.e = mine, make([]float64, len(mine))
 	d.unit = slices.Max(append(mapped(mine, math.Abs), 0)) / (fixed.GradientMax/2 - 0.5)
 	return nil

@@ -13,6 +13,8 @@
 //	             float   γ(K+2) (Σ|w||x| + |b|) for K weights a neuron; γ(P+2) of a mean of P; γ(2)(|a|+|b|) of a sum
 //	             int16   half a unit of the output, as everything before it is exact; a saturated element's own excess
 //	             ReLU, max pools and transposes add nothing and enlarge no bound.
+//	             tf32, bf16: a product of factors rounded by f = 2^-11 or 2^-8 is off by 2f+f² of its size, and what is added in
+//	             float32 by γ(K+2) of (1+f)² as much; bf16 stores activations, errors and images, each by s = 2^-8 of its size
 //	local        the sharp form: y against the exact formula of the x that the backend had, bounded by ℓ alone. Integers are
 //	             compared with == to the exact sum, rounded and saturated once.
 //	gradients    |∂/∂z (softmax - onehot)| summed over z is at most 1/2, so that errors start with half the largest error of a

@@ -48,6 +48,10 @@ func newRun(s Subject, o Options, r *Result) (*run, error) {
 		x.roundoff = 0x1p-53
 	case "float32":
 		x.roundoff, x.single = 0x1p-24, true
+	case "tf32":
+		x.roundoff, x.factors, x.single = 0x1p-24, 0x1p-11, true
+	case "bf16":
+		x.roundoff, x.factors, x.stored, x.single = 0x1p-24, 0x1p-8, 0x1p-8, true
 	case "int16":
 		f, err := edge.FormatsOf(o.Params)
 		if err != nil {
@@ -317,6 +321,10 @@ func (a arithmetic) roundingName() string {
 	switch {
 	case a.formats != nil:
 		return "rounding"
+	case a.stored > 0:
+		return "bf16"
+	case a.factors > 0:
+		return "tf32, order"
 	case a.single:
 		return "float32, order"
 	}

@@ -34,6 +34,7 @@ Examples:
   hypnos bench equivalence --json eq.json
   hypnos bench equivalence --backends ref,fixed --rule hebbian --layers
   hypnos bench equivalence --backends 'fixed,fixed:kernels=portable,fixed:threads=1'
+  hypnos-cuda bench equivalence --backends ref,cpu,cuda,cuda:precision=bf16
   hypnos bench equivalence -m edge.hyp --data cifar-10-binary.tar.gz --test 200`)
 	var o equivalenceRun
 	names := f.String("backends", "ref,cpu,fixed", "backends, with settings; the others are compared with the first")
