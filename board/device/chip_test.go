@@ -263,6 +263,22 @@ func TestAbsentBrokenBack(t *testing.T) {
 	}
 }
 
+// What happened on an emulated board happens again.
+func TestRecordedBoard(t *testing.T) {
+	s, err := Open(board.Wiring{Temperature: &board.Sensor{Driver: "tmp105", Address: 0x48, Playback: "testdata/imx8mp-evk-tmp105.i2c"}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []float64{36.5, 36.5, -10.5, 81} {
+		if c, err := s.Temperature.Celsius(); err != nil || c != want {
+			t.Errorf("%v °C, %v; want %v °C", c, err, want)
+		}
+	}
+	if _, err := s.Temperature.Celsius(); err == nil || !strings.Contains(err.Error(), "ends after 6 transfers") {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
 func TestBusThatIsNotThere(t *testing.T) {
 	there := false
 	s, err := Open(thermometer("lm75", false), Options{Bus: func(n int) (i2c.BusCloser, error) {
