@@ -72,6 +72,7 @@ func Open(w board.Wiring, o Options) (*Set, error) {
 		s.LED = o.led(w.LED)
 	}
 	if err := join(errs...); err != nil {
+		s.Close()
 		return nil, err
 	}
 	return s, nil

@@ -25,7 +25,7 @@ type Config struct {
 	TemperatureHysteresis float64       `toml:"temperature_hysteresis" json:"temperature_hysteresis"` // °C below it before sleep goes on
 	MinSupply             float64       `toml:"min_supply" json:"min_supply"`                         // V
 	SupplyHysteresis      float64       `toml:"supply_hysteresis" json:"supply_hysteresis"`           // V above it before sleep goes on
-	SensorGrace           time.Duration `toml:"sensor_grace" json:"sensor_grace"`                     // how long the last reading of a sensor that fails holds
+	SensorGrace           time.Duration `toml:"sensor_grace" json:"sensor_grace"`                     // how long a reading holds; above 0, and above the time between two polls
 
 	Latency time.Duration `toml:"latency" json:"latency"` // a reason to stop is acted on within this; above 0
 }
@@ -53,7 +53,7 @@ func (c Config) Check() error {
 		zero bool // may be 0
 	}{
 		{"idle", c.Idle, true}, {"min_interval", c.MinInterval, true}, {"wake_hold", c.WakeHold, false}, {"stay_awake", c.StayAwake, true},
-		{"retry", c.Retry, false}, {"sensor_grace", c.SensorGrace, true}, {"latency", c.Latency, false},
+		{"retry", c.Retry, false}, {"sensor_grace", c.SensorGrace, false}, {"latency", c.Latency, false},
 	} {
 		note(d.d < 0, "%s: %v is below 0", d.key, d.d)
 		note(d.d == 0 && !d.zero, "%s: must be above 0", d.key)

@@ -201,9 +201,17 @@ func (g *Governor) feel(in Inputs) {
 	}
 }
 
-// held returns a value that is not older than grace, or whose sensor works.
+// held returns a value that is not older than grace, whether its sensor fails or hangs.
 func held[T any](r device.Reading[T], now, grace time.Duration) (T, bool) {
-	return r.Value, r.OK() || r.Known && now-r.At <= grace
+	return r.Value, r.Known && now-r.At <= grace
+}
+
+// unknown says why there is no value.
+func unknown[T any](what string, r device.Reading[T]) string {
+	if why := r.Why(); why != "" {
+		return what + " unknown: " + why
+	}
+	return what + " unknown: its sensor hangs"
 }
 
 // ended notes how a sleep ended. It may have reached its end although it was to stop.
@@ -328,7 +336,7 @@ func (g *Governor) forbidden(in Inputs) (why, bool) {
 		t, ok := held(in.Temperature, in.Mono, c.SensorGrace)
 		switch {
 		case !ok:
-			return why{CodeTemperature, "temperature unknown: " + in.Temperature.Why()}, true
+			return why{CodeTemperature, unknown("temperature", in.Temperature)}, true
 		case g.hot:
 			return why{CodeTemperature, fmt.Sprintf("%.1f °C, too hot from %.1f °C on, cool again at %.1f °C",
 				t, c.MaxTemperature, c.MaxTemperature-c.TemperatureHysteresis)}, true
@@ -338,7 +346,7 @@ func (g *Governor) forbidden(in Inputs) (why, bool) {
 		p, ok := held(in.Supply, in.Mono, c.SensorGrace)
 		switch {
 		case !ok:
-			return why{CodeSupply, "supply unknown: " + in.Supply.Why()}, true
+			return why{CodeSupply, unknown("supply", in.Supply)}, true
 		case g.low:
 			return why{CodeSupply, fmt.Sprintf("%.2f V, too low from %.2f V on, good again at %.2f V",
 				p.Volts, c.MinSupply, c.MinSupply+c.SupplyHysteresis)}, true

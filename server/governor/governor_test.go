@@ -29,6 +29,7 @@ type day struct {
 	supply      device.Reading[device.Power]
 	snr         []Layer
 	orders      []Request
+	hang        bool // readings come no more
 
 	sleeping bool
 	slow     time.Duration // how long a sleep takes to stop
@@ -113,7 +114,7 @@ func (d *day) pass(t time.Duration) Decision {
 			}
 		}
 		d.mono, d.wall = d.mono+step, d.wall.Add(step)
-		if d.temperature.OK() {
+		if d.temperature.OK() && !d.hang {
 			d.temperature.At = d.mono
 		}
 		if d.supply.OK() {
@@ -316,6 +317,10 @@ func TestReasons(t *testing.T) {
 			c.MaxTemperature, d.temperature = 80, device.Reading[float64]{Value: 40, Known: true, Err: errors.New("stuck")}
 			d.orders = []Request{{OrderSleep, "api"}}
 		}, 31 * time.Second, Drowsy, CodeTemperature},
+		{"thermometer hangs", func(d *day, c *Config) {
+			c.MaxTemperature, d.hang = 80, true
+			d.orders = []Request{{OrderSleep, "api"}}
+		}, 31 * time.Second, Drowsy, CodeTemperature},
 		{"meter broken", func(d *day, c *Config) {
 			c.MinSupply, d.supply = 4.7, device.Reading[device.Power]{Err: errors.New("stuck")}
 			d.orders = []Request{{OrderSleep, "api"}}
@@ -344,7 +349,7 @@ func TestReasons(t *testing.T) {
 			t.Errorf("%s: %s, %s (%s); want %s, %s", c.name, d.last.State, d.last.Code, d.last.Reason, c.state, c.code)
 		}
 	}
-	if n < 29 {
+	if n < 30 {
 		t.Fatalf("%d cases", n)
 	}
 }
@@ -581,7 +586,10 @@ func TestNext(t *testing.T) {
 // Over random inputs: no sleep above the temperature or below the supply for longer than the latency; every change has a reason
 // (decide looks); a sleep that was started ends or is gone on with; it goes on only after the hysteresis.
 func TestRandomInputs(t *testing.T) {
-	const sequences = 10_000
+	sequences := 10_000
+	if testing.Short() { // the race detector makes them slow
+		sequences = 1000
+	}
 	const seed = 20261125
 	t.Logf("seed %d", seed)
 	starts, stops, resumes, ends := 0, 0, 0, 0
@@ -702,6 +710,7 @@ min_supply = 4.7
 		want string
 	}{
 		{func(c *Config) { c.Idle = -1 }, "idle:"}, {func(c *Config) { c.WakeHold = 0 }, "wake_hold: must be above 0"},
+		{func(c *Config) { c.SensorGrace = 0 }, "sensor_grace: must be above 0"},
 		{func(c *Config) { c.Latency = 0 }, "latency: must be above 0"}, {func(c *Config) { c.Retry = 0 }, "retry:"},
 		{func(c *Config) { c.MinSNR = -1 }, "min_snr:"}, {func(c *Config) { c.MaxTemperature = nan() }, "max_temperature: NaN"},
 		{func(c *Config) { c.TemperatureHysteresis = 0 }, "temperature_hysteresis:"}, {func(c *Config) { c.SupplyHysteresis = 0 }, "supply_hysteresis:"},
@@ -716,7 +725,7 @@ min_supply = 4.7
 			t.Errorf("error %v, want %q", err, bad.want)
 		}
 	}
-	if n < 12 {
+	if n < 13 {
 		t.Fatalf("%d cases", n)
 	}
 }
