@@ -20,7 +20,12 @@ struct Signs {
   uint32_t words[4];
 
   __device__ __forceinline__ Signs(uint64_t key, uint64_t id)
-      : key0(uint32_t(key)), key1(uint32_t(key >> 32)), id0(uint32_t(id)), id1(uint32_t(id >> 32)), block(~uint64_t(0)), words{} {}
+      : key0(uint32_t(key)),
+        key1(uint32_t(key >> 32)),
+        id0(uint32_t(id)),
+        id1(uint32_t(id >> 32)),
+        block(~uint64_t(0)),
+        words{} {}
 
   __device__ __forceinline__ void draw(uint64_t i) {
     uint32_t c0 = uint32_t(i), c1 = uint32_t(i >> 32), c2 = id0, c3 = id1, k0 = key0, k1 = key1;
@@ -46,7 +51,8 @@ struct Signs {
 };
 
 template <class T>
-__device__ __forceinline__ void carry(const float* e, T* dx, int add, uint64_t key, uint64_t id, float scale, int B, int P, int C, int O) {
+__device__ __forceinline__ void carry(const float* e, T* dx, int add, uint64_t key, uint64_t id, float scale, int B,
+                                      int P, int C, int O) {
   const int64_t j = thread_index();
   if (j >= int64_t(P) * C) return;
   const int first = int(blockIdx.y) * kImages;
@@ -66,11 +72,12 @@ __device__ __forceinline__ void carry(const float* e, T* dx, int add, uint64_t k
   }
 }
 
-}  // namespace feedback
+} // namespace feedback
 
-#define FEEDBACK_KERNELS(T, suffix)                                                                                                   \
-  KERNEL(256, feedback_##suffix, const float* e, T* dx, int add, uint64_t key, uint64_t id, float scale, int B, int P, int C, int O) {    \
-    feedback::carry<T>(e, dx, add, key, id, scale, B, P, C, O);                                                                       \
+#define FEEDBACK_KERNELS(T, suffix)                                                                                    \
+  KERNEL(256, feedback_##suffix, const float* e, T* dx, int add, uint64_t key, uint64_t id, float scale, int B, int P, \
+         int C, int O) {                                                                                               \
+    feedback::carry<T>(e, dx, add, key, id, scale, B, P, C, O);                                                        \
   }
 FEEDBACK_KERNELS(float, f32)
 #ifdef BF16

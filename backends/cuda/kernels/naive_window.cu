@@ -58,7 +58,8 @@ __device__ __forceinline__ void forward(const T* x, const float* w, const float*
       const int r = row + tap / g.k, s = column + tap % g.k;
       if (r < 0 || r >= g.H || s < 0 || s >= g.W) continue;
       const T* from = x + ((int64_t(r) * g.W + s) * g.B + b) * g.Cin + first;
-      for (int c = 0; c < g.in(); c++) sum = fmaf(P::factor(to_float(from[c])), P::factor(weights[tap * g.in() + c]), sum);
+      for (int c = 0; c < g.in(); c++)
+        sum = fmaf(P::factor(to_float(from[c])), P::factor(weights[tap * g.in() + c]), sum);
     }
     y[i] = rounded<T>(bias ? sum + bias[p * g.bstep + n] : sum);
   }
@@ -76,7 +77,8 @@ __device__ __forceinline__ void input_gradient(const T* dy, const float* w, T* d
       const int64_t p = int64_t(r / g.stride) * g.Wo + s / g.stride;
       const T* from = dy + (p * g.B + b) * g.Cout;
       const float* weights = w + p * g.wstep + tap * g.in() + c % g.in();
-      for (int n = first; n < first + g.out(); n++) sum = fmaf(P::factor(to_float(from[n])), P::factor(weights[n * g.K()]), sum);
+      for (int n = first; n < first + g.out(); n++)
+        sum = fmaf(P::factor(to_float(from[n])), P::factor(weights[n * g.K()]), sum);
     }
     put<T, 1>(dx + i, Pack<T, 1>{{sum}}, add);
   }
@@ -97,7 +99,8 @@ __device__ __forceinline__ float product(const T* x, const T* dy, int64_t p, int
 }
 
 template <class P, class T = typename P::Element>
-__device__ __forceinline__ void weight_gradient(const T* x, const T* dy, float* dw, int* flags, int flag, const Geometry& g) {
+__device__ __forceinline__ void weight_gradient(const T* x, const T* dy, float* dw, int* flags, int flag,
+                                                const Geometry& g) {
   const int64_t each = g.Cout * g.K(), count = g.positions() * each;
   for (int64_t i = thread_index(); i < count; i += thread_count()) {
     const float v = product<P>(x, dy, i / each, i % each, g, 0);
@@ -130,26 +133,30 @@ __device__ __forceinline__ void bias_gradient(const T* dy, float* dbias, int* fl
   }
 }
 
-}  // namespace naive_window
+} // namespace naive_window
 
-#define GEOMETRY int B, int H, int W, int Cin, int Ho, int Wo, int Cout, int k, int stride, int pad, int groups, int64_t wstep, int64_t bstep
-#define PASSED naive_window::Geometry{B, H, W, Cin, Ho, Wo, Cout, k, stride, pad, groups, wstep, bstep}
-#define WINDOW_KERNELS(P, T, suffix)                                                                                                    \
-  KERNEL(256, naive_window_forward_##suffix, const T* x, const float* w, const float* bias, T* y, GEOMETRY) {                           \
-    naive_window::forward<naive_window::P>(x, w, bias, y, PASSED);                                                                      \
-  }                                                                                                                                     \
-  KERNEL(256, naive_window_input_gradient_##suffix, const T* dy, const float* w, T* dx, int add, GEOMETRY) {                            \
-    naive_window::input_gradient<naive_window::P>(dy, w, dx, add, PASSED);                                                              \
-  }                                                                                                                                     \
-  KERNEL(256, naive_window_weight_gradient_##suffix, const T* x, const T* dy, float* dw, int* flags, int flag, GEOMETRY) {              \
-    naive_window::weight_gradient<naive_window::P>(x, dy, dw, flags, flag, PASSED);                                                     \
-  }                                                                                                                                     \
-  KERNEL(256, naive_window_weight_parts_##suffix, const T* x, const T* dy, float* parts, int count, GEOMETRY) {                         \
-    naive_window::weight_parts<naive_window::P>(x, dy, parts, count, PASSED);                                                           \
+#define GEOMETRY                                                                                                       \
+  int B, int H, int W, int Cin, int Ho, int Wo, int Cout, int k, int stride, int pad, int groups, int64_t wstep,       \
+      int64_t bstep
+#define PASSED                                                                                                         \
+  naive_window::Geometry { B, H, W, Cin, Ho, Wo, Cout, k, stride, pad, groups, wstep, bstep }
+#define WINDOW_KERNELS(P, T, suffix)                                                                                   \
+  KERNEL(256, naive_window_forward_##suffix, const T* x, const float* w, const float* bias, T* y, GEOMETRY) {          \
+    naive_window::forward<naive_window::P>(x, w, bias, y, PASSED);                                                     \
+  }                                                                                                                    \
+  KERNEL(256, naive_window_input_gradient_##suffix, const T* dy, const float* w, T* dx, int add, GEOMETRY) {           \
+    naive_window::input_gradient<naive_window::P>(dy, w, dx, add, PASSED);                                             \
+  }                                                                                                                    \
+  KERNEL(256, naive_window_weight_gradient_##suffix, const T* x, const T* dy, float* dw, int* flags, int flag,         \
+         GEOMETRY) {                                                                                                   \
+    naive_window::weight_gradient<naive_window::P>(x, dy, dw, flags, flag, PASSED);                                    \
+  }                                                                                                                    \
+  KERNEL(256, naive_window_weight_parts_##suffix, const T* x, const T* dy, float* parts, int count, GEOMETRY) {        \
+    naive_window::weight_parts<naive_window::P>(x, dy, parts, count, PASSED);                                          \
   }
-#define BIAS_KERNEL(T, suffix)                                                                                                          \
-  KERNEL(256, naive_window_bias_gradient_##suffix, const T* dy, float* dbias, int* flags, int flag, GEOMETRY) {                         \
-    naive_window::bias_gradient<T>(dy, dbias, flags, flag, PASSED);                                                                     \
+#define BIAS_KERNEL(T, suffix)                                                                                         \
+  KERNEL(256, naive_window_bias_gradient_##suffix, const T* dy, float* dbias, int* flags, int flag, GEOMETRY) {        \
+    naive_window::bias_gradient<T>(dy, dbias, flags, flag, PASSED);                                                    \
   }
 WINDOW_KERNELS(F32, float, f32)
 BIAS_KERNEL(float, f32)
