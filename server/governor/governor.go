@@ -226,7 +226,7 @@ func (g *Governor) ended(in Inputs) {
 	default:
 		g.asked, g.cause, g.failed = why{}, why{}, why{}
 		g.state, g.why = Awake, why{CodeDone, "slept to the end"}
-		if start, in := g.window(in.Now); in {
+		if start, isNight := g.window(in.Now); isNight {
 			g.night = start
 		}
 	}
@@ -252,8 +252,11 @@ func (g *Governor) rest(in Inputs) Action {
 	if in.Unfinished {
 		action = Resume
 	}
-	if due.code != CodeUnfinished || g.cause.code == "" {
+	switch {
+	case due.code != CodeUnfinished:
 		g.cause = due
+	case g.cause.code == "":
+		g.cause = why{CodeUnfinished, "begun before the start"}
 	}
 	g.state, g.why, g.running = Asleep, due, true
 	return action

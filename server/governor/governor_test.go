@@ -485,6 +485,24 @@ func TestDaylightSaving(t *testing.T) {
 	}
 }
 
+// A sleep that was left by the program's last run goes on, also after it was interrupted again.
+func TestRestart(t *testing.T) {
+	d := newDay(t, Default(), at(t, "UTC", "2026-06-01 12:00"))
+	d.left = time.Minute
+	d.decide()
+	d.want(Asleep, CodeUnfinished)
+	d.request = d.mono
+	d.decide()
+	d.want(Drowsy, CodeRequest)
+	d.pass(10 * time.Second)
+	d.want(Asleep, CodeUnfinished)
+	if d.last.Action != Resume || d.last.Reason != "unfinished, begun before the start" {
+		t.Errorf("%+v", d.last)
+	}
+	d.pass(time.Minute)
+	d.want(Awake, CodeDone)
+}
+
 func TestStopsSlowly(t *testing.T) {
 	c := Default()
 	c.Night, c.Zone = nil, "UTC"
