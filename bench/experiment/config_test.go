@@ -205,7 +205,7 @@ func TestBadValues(t *testing.T) {
 	for _, c := range []struct{ set, want string }{
 		{"name=", "name"}, {"name=a/b", "name"}, {"name=..", "name"}, {"name=3", "name"},
 		{"seed=-1", "seed"}, {"seed=x", "seed"},
-		{"backend=gpu", `backend: backends: unknown backend "gpu" (known: ref, cpu, fixed)`}, {"backend=cpu:threads=x", "backend"},
+		{"backend=gpu", `backend: backends: unknown backend "gpu" (known: ref, cpu, fixed, cuda)`}, {"backend=cpu:threads=x", "backend"},
 		{"data.size=-1", "data.size"}, {"data.fit=stretch", "data.fit"}, {"data.skip_corrupt=1", "data.skip_corrupt"},
 		{"data.holdout=-1", "data.holdout"}, {"data.train_limit=-1", "data.train_limit"},
 		{"data.test_limit=-1", "data.test_limit"}, {"data.pad=-1", "data.pad"}, {"data.reps=0", "data.reps"},
