@@ -224,6 +224,22 @@ func TestOutOfMemory(t *testing.T) {
 	})
 }
 
+// A device without the tensor cores of capability 8.0 learns in float32 and refuses the other precisions by name.
+func TestOldDevice(t *testing.T) {
+	child(t, "HYPNOS_EMU_CAPABILITY=75", func(t *testing.T) {
+		for _, p := range []Precision{TF32, BF16} {
+			if b, err := Open(Options{Precision: p}); !errors.Is(err, core.ErrUnsupported) || !strings.Contains(err.Error(), string(p)) {
+				t.Errorf("%s: backend %v, error %v", p, b, err)
+			}
+		}
+		n := small(t, "resnet8-lc")
+		e := ready(t, open(t, F32), n, learning(2, optim.AdamW))
+		if _, err := e.Wake(context.Background(), images(n, 2), core.Labels{0, 1}, 1e-3); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // When the device is lost, the call under way and all later ones say so, and engine and backend close.
 func TestLostDevice(t *testing.T) {
 	child(t, "HYPNOS_EMU_LAUNCHES=200", func(t *testing.T) {
