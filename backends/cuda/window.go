@@ -3,6 +3,8 @@
 package cuda
 
 import (
+	"strconv"
+
 	"hypnos/backends/cuda/internal/driver"
 	"hypnos/backends/cuda/kernels"
 	"hypnos/core/net"
@@ -67,7 +69,12 @@ func (l *window) with(p pass) kernels.Window {
 
 // products launches a kernel of the family, whose last arguments are the geometry.
 func (e *engine) products(name string, size kernels.Launch, g kernels.Window, args ...any) {
-	e.launch("naive_window_"+name, size, append(args, g.B, g.H, g.W, g.Cin, g.Ho, g.Wo, g.Cout, g.K, g.Stride, g.Pad, g.Groups, g.WeightStep, g.BiasStep)...)
+	e.launch(name, size, append(args, g.B, g.H, g.W, g.Cin, g.Ho, g.Wo, g.Cout, g.K, g.Stride, g.Pad, g.Groups, g.WeightStep, g.BiasStep)...)
+}
+
+// tiles launches the kernel of the engine's precision for tiles of so many columns.
+func (e *engine) tiles(name string, g kernels.Window, size kernels.Launch, columns int, args ...any) {
+	e.products(name+"_"+string(e.precision)+"_"+strconv.Itoa(columns), size, g, args...)
 }
 
 func (l *window) forward(p pass) {
@@ -75,14 +82,15 @@ func (l *window) forward(p pass) {
 	if l.bias != nil {
 		bias = p.value(l.bias)
 	}
-	p.products("forward_"+string(p.precision), g.NaiveForward(), g, l.in(p, 0), p.value(l.weight), bias, p.out(l.node))
+	size, columns := g.Forward()
+	p.tiles("window_forward", g, size, columns, l.in(p, 0), p.value(l.weight), bias, p.out(l.node))
 }
 
 func (l *window) backward(p pass) {
 	g := l.with(p)
 	l.weightGradient(p, g, l.in(p, 0), p.grad(l.node))
 	if l.bias != nil {
-		p.products("bias_gradient_"+p.element(), g.NaiveBiasGradient(), g, p.grad(l.node), p.gradient(l.bias), p.outcome, l.node)
+		p.products("window_bias_gradient_"+p.element(), g.BiasGradient(), g, p.grad(l.node), p.gradient(l.bias), p.outcome, l.node)
 	}
 	dx, m, wanted := p.inGrad(l.node, 0)
 	switch {
@@ -90,17 +98,20 @@ func (l *window) backward(p pass) {
 	case p.errors != 0:
 		p.broadcastError(p, l, dx, adds(m))
 	default:
-		p.products("input_gradient_"+string(p.precision), g.NaiveInputGradient(), g, p.grad(l.node), p.value(l.weight), dx, adds(m))
+		size, columns := g.InputGradient()
+		p.tiles("window_input_gradient", g, size, columns, p.grad(l.node), p.value(l.weight), dx, adds(m))
 	}
 }
 
 func (l *window) weightGradient(p pass, g kernels.Window, x, dy driver.Ptr) {
 	dw := p.gradient(l.weight)
 	if g.WeightStep > 0 {
-		p.products("weight_gradient_"+string(p.precision), g.NaiveWeightGradient(), g, x, dy, dw, p.outcome, l.node)
+		size, columns := g.WeightGradient()
+		p.tiles("window_weight_gradient", g, size, columns, x, dy, dw, p.outcome, l.node)
 		return
 	}
-	p.products("weight_parts_"+string(p.precision), g.NaiveWeightParts(), g, x, dy, p.scratch, g.Parts())
+	size, columns := g.WeightParts()
+	p.tiles("window_weight_parts", g, size, columns, x, dy, p.scratch, g.Parts())
 	p.launch("sum_parts", kernels.Elements(g.Weights()), p.scratch, dw, g.Parts(), g.Weights(), p.outcome, l.node)
 }
 

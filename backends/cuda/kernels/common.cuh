@@ -24,7 +24,7 @@
   name##_type& name = emu::static_shared<name##_type>(&name##_site)
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emu::dynamic_shared())
 #else
-#define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+#define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads, 1) name(__VA_ARGS__)
 #define SHARED(type, name, dimensions) __shared__ __align__(16) type name dimensions
 #define DYNAMIC_SHARED(type, name)                                                                                     \
   extern __shared__ __align__(16) unsigned char dynamic_shared[];                                                      \

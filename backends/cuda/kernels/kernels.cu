@@ -14,3 +14,6 @@
 #include "relu.cu"
 #include "sleep.cu"
 #include "sums.cu"
+#include "window_forward.cu"
+#include "window_input_gradient.cu"
+#include "window_weight_gradient.cu"

@@ -10,10 +10,58 @@ type Window struct {
 // Weights is the number of weights of a position.
 func (g Window) Weights() int64 { return int64(g.Cout) * int64(g.K*g.K) * int64(g.Cin/g.Groups) }
 
-// Parts is in how many parts the gradient of shared weights is summed: a few positions each.
+// What a block makes of a product: rows, and the most columns.
+const (
+	tileRows    = 128
+	tileColumns = 64
+)
+
+// tile is the number of columns of a tile for so many columns: 16, 32 or 64, by which kernels are named.
+func tile(columns int) int {
+	n := 16
+	for n < columns && n < tileColumns {
+		n *= 2
+	}
+	return n
+}
+
+// tiled is the launch of a product (rows, columns) at every position and group, and the columns of its tiles.
+func (g Window) tiled(positions, rows, columns int) (Launch, int) {
+	n := tile(columns)
+	return Launch{Grid: [3]int{positions * g.Groups * ceil(rows, tileRows) * ceil(columns, n), 1, 1}, Block: [3]int{tileRows, 1, 1}}, n
+}
+
+// Forward is the launch of window_forward, and the columns of its tiles, with which its name ends.
+func (g Window) Forward() (Launch, int) { return g.tiled(g.Ho*g.Wo, g.B, g.Cout/g.Groups) }
+
+// InputGradient is the launch of window_input_gradient.
+func (g Window) InputGradient() (Launch, int) { return g.tiled(g.H*g.W, g.B, g.Cin/g.Groups) }
+
+// WeightGradient is the launch of window_weight_gradient, for weights of positions.
+func (g Window) WeightGradient() (Launch, int) { return g.weightGradient(g.Ho * g.Wo) }
+
+// WeightParts is the launch of window_weight_parts, for weights that positions share.
+func (g Window) WeightParts() (Launch, int) { return g.weightGradient(g.Parts()) }
+
+func (g Window) weightGradient(positions int) (Launch, int) {
+	return g.tiled(positions, g.K*g.K*g.Cin/g.Groups, g.Cout/g.Groups)
+}
+
+// Parts is in how many parts the gradient of shared weights is summed: a few positions each, such that there are blocks for
+// several waves of any device.
 func (g Window) Parts() int {
-	const most = 64
-	return min(g.Ho*g.Wo, most)
+	const blocks = 1024
+	one, _ := g.weightGradient(1)
+	return max(1, min(g.Ho*g.Wo, blocks/one.Grid[0]))
+}
+
+// BiasGradient is the launch of window_bias_gradient.
+func (g Window) BiasGradient() Launch {
+	positions := 1
+	if g.BiasStep > 0 {
+		positions = g.Ho * g.Wo
+	}
+	return Launch{Grid: [3]int{ceil(g.Cout, 32), positions, 1}, Block: [3]int{32, 8, 1}}
 }
 
 // NaiveForward, NaiveInputGradient, NaiveWeightGradient, NaiveWeightParts and NaiveBiasGradient are the launches of the

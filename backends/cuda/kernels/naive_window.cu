@@ -169,12 +169,3 @@ BIAS_KERNEL(bf16, bf16)
 #undef PASSED
 #undef WINDOW_KERNELS
 #undef BIAS_KERNEL
-
-KERNEL(256, sum_parts, const float* parts, float* dw, int count, int64_t n, int* flags, int flag) {
-  for (int64_t i = pointwise::thread_index(); i < n; i += pointwise::thread_count()) {
-    float sum = 0;
-    for (int part = 0; part < count; part++) sum += parts[part * n + i];
-    dw[i] = sum;
-    if (!finite(sum)) flags[flag] = 1;
-  }
-}

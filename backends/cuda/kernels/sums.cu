@@ -14,3 +14,13 @@ KERNEL(256, sum_columns, const double* parts, double* sums, int64_t rows, int co
   }
   if (threadIdx.x == 0) sums[blockIdx.x] = part[0];
 }
+
+// sum_parts: dw (n) = Σ parts (count, n), in order; where a sum is not finite, flags[flag] becomes 1. Reads 4·count·n bytes.
+KERNEL(256, sum_parts, const float* parts, float* dw, int count, int64_t n, int* flags, int flag) {
+  for (int64_t i = pointwise::thread_index(); i < n; i += pointwise::thread_count()) {
+    float sum = 0;
+    for (int c = 0; c < count; c++) sum += parts[c * n + i];
+    dw[i] = sum;
+    if (!finite(sum)) flags[flag] = 1;
+  }
+}
