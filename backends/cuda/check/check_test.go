@@ -30,7 +30,7 @@ func TestCheck(t *testing.T) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Ceilings) != 5 || len(r.Rows) != 6+18+6 || !r.Small || r.Device == "" {
+	if len(r.Ceilings) != 5 || len(r.Rows) != 6+36+6 || !r.Small || r.Device == "" {
 		t.Errorf("%s", text)
 	}
 	for _, row := range r.Rows {

@@ -160,16 +160,24 @@ func errorOf(worst float64, got float32, precision string, weights, narrow bool,
 	return worse(worst, got, want, bound)
 }
 
-// version is one form of the three products: what its kernels' names begin with, and their launches.
-type version struct {
-	name                                   string
-	forward, inputGradient, weightGradient func(kernels.Window) kernels.Launch
+// version is one form of the three products: the name of a kernel and its launch, by kind of product, geometry and precision.
+type version func(kind string, g kernels.Window, precision string) (name string, size kernels.Launch)
+
+// versions is the ladder: a thread a number, then tiles.
+func versions() []version { return []version{naive, tiled} }
+
+func naive(kind string, g kernels.Window, precision string) (string, kernels.Launch) {
+	size := map[string]func() kernels.Launch{
+		"forward": g.NaiveForward, "input_gradient": g.NaiveInputGradient, "weight_gradient": g.NaiveWeightGradient,
+	}[kind]
+	return "naive_window_" + kind + "_" + precision, size()
 }
 
-func versions() []version {
-	return []version{
-		{"naive", kernels.Window.NaiveForward, kernels.Window.NaiveInputGradient, kernels.Window.NaiveWeightGradient},
-	}
+func tiled(kind string, g kernels.Window, precision string) (string, kernels.Launch) {
+	size, columns := map[string]func() (kernels.Launch, int){
+		"forward": g.Forward, "input_gradient": g.InputGradient, "weight_gradient": g.WeightGradient,
+	}[kind]()
+	return fmt.Sprintf("window_%s_%s_%d", kind, precision, columns), size
 }
 
 // windows lists the three products of every layer in every version and precision.
@@ -191,7 +199,8 @@ func (b *bench) windows() []subject {
 }
 
 func (b *bench) window(p *product, v version, kind, precision string) subject {
-	s := subject{kernel: v.name + "_window_" + kind + "_" + precision, size: p.name(), flop: 2 * p.multiplies(), arithmetic: precision}
+	name, size := v(kind, p.geometry(), precision)
+	s := subject{kernel: name, size: p.name(), flop: 2 * p.multiplies(), arithmetic: precision}
 	element := int64(4)
 	switch precision {
 	case "f32":
@@ -200,12 +209,7 @@ func (b *bench) window(p *product, v version, kind, precision string) subject {
 		element = 2
 	}
 	s.bytes = float64(4*p.weights() + 2*element*p.activation())
-	launch := map[string]func(kernels.Window) kernels.Launch{
-		"forward": v.forward, "input_gradient": v.inputGradient, "weight_gradient": v.weightGradient,
-	}[kind]
-	s.prepare = func() (job, error) {
-		return b.prepareWindow(p, kind, s.kernel, launch(p.geometry()), precision, element)
-	}
+	s.prepare = func() (job, error) { return b.prepareWindow(p, kind, name, size, precision, element) }
 	return s
 }
 
@@ -217,7 +221,7 @@ func together(rows []row) (all []row) {
 		var sizes []string
 		for _, r := range rows {
 			_, product, ok := strings.Cut(r.Kernel, "window_")
-			kind, found := strings.CutSuffix(product, "_"+precision)
+			kind, _, found := strings.Cut(product, "_"+precision) // tiles of so many columns may follow
 			if !ok || !found {
 				continue
 			}
