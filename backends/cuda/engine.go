@@ -504,7 +504,16 @@ func (e *engine) release() (first error) {
 			note(b.Free())
 		}
 	}
+	if e.uploaded != nil {
+		note(e.uploaded.Free())
+	}
+	for _, q := range []*driver.Queue{e.copies, e.queue} {
+		if q != nil {
+			note(q.Free())
+		}
+	}
 	e.graphs, e.allocated, e.layers = nil, nil, nil
 	e.batch, e.orders, e.report, e.pieces = nil, nil, nil, nil
+	e.uploaded, e.copies, e.queue = nil, nil, nil
 	return first
 }
