@@ -5,6 +5,7 @@
 //	hypnos eval        test a checkpoint
 //	hypnos sleep       let a checkpoint's network sleep
 //	hypnos package     make integers of a checkpoint, for the edge
+//	hypnos represent   compare what networks make of images
 //	hypnos export      write a network as an ONNX model
 //	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
@@ -60,6 +61,7 @@ func commands() []command {
 		{"sleep", "let a checkpoint's network sleep, and measure it", sleepCommand},
 		{"package", "make an edge package of a checkpoint: integers, in one file", packageCommand},
 		{"plan", "what an edge package takes on a board, before it is there", planCommand},
+		{"represent", "what networks make of images, compared layer by layer; shifts", representCommand},
 		{"export", "write a network as an ONNX model, for other programs", exportCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
