@@ -1404,7 +1404,7 @@ write:
 	RET
 
 // func columnAVX512x8(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·columnAVX512x8(SB), NOSPLIT, $0-48
 	MOVQ   y+0(FP), AX
 	MOVQ   x+8(FP), CX
@@ -1429,7 +1429,6 @@ fours:
 	JLT          rest
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z8
 	VBROADCASTSS (CX)(DI*4), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -1449,7 +1448,6 @@ fours:
 	VFMADD231PS  Z9, Z8, Z7
 	MOVLQSX      8(BX), DI
 	MOVLQSX      12(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z8
 	VBROADCASTSS (CX)(DI*4), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -1469,7 +1467,6 @@ fours:
 	VFMADD231PS  Z9, Z8, Z7
 	MOVLQSX      16(BX), DI
 	MOVLQSX      20(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z8
 	VBROADCASTSS (CX)(DI*4), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -1489,7 +1486,6 @@ fours:
 	VFMADD231PS  Z9, Z8, Z7
 	MOVLQSX      24(BX), DI
 	MOVLQSX      28(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z8
 	VBROADCASTSS (CX)(DI*4), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -1516,7 +1512,6 @@ rest:
 	JE           sum
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z8
 	VBROADCASTSS (CX)(DI*4), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -1567,7 +1562,7 @@ sum:
 	RET
 
 // func columnAVX512x4(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·columnAVX512x4(SB), NOSPLIT, $0-48
 	MOVQ   y+0(FP), AX
 	MOVQ   x+8(FP), CX
@@ -1588,7 +1583,6 @@ fours:
 	JLT          rest
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1600,7 +1594,6 @@ fours:
 	VFMADD231PS  Z5, Z4, Z3
 	MOVLQSX      8(BX), DI
 	MOVLQSX      12(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1612,7 +1605,6 @@ fours:
 	VFMADD231PS  Z5, Z4, Z3
 	MOVLQSX      16(BX), DI
 	MOVLQSX      20(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1624,7 +1616,6 @@ fours:
 	VFMADD231PS  Z5, Z4, Z3
 	MOVLQSX      24(BX), DI
 	MOVLQSX      28(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1643,7 +1634,6 @@ rest:
 	JE           sum
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1674,7 +1664,7 @@ sum:
 	RET
 
 // func columnAVX512x2(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·columnAVX512x2(SB), NOSPLIT, $0-48
 	MOVQ   y+0(FP), AX
 	MOVQ   x+8(FP), CX
@@ -1695,7 +1685,6 @@ fours:
 	JLT          rest
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1703,7 +1692,6 @@ fours:
 	VFMADD231PS  Z5, Z4, Z1
 	MOVLQSX      8(BX), DI
 	MOVLQSX      12(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z2
@@ -1711,7 +1699,6 @@ fours:
 	VFMADD231PS  Z5, Z4, Z3
 	MOVLQSX      16(BX), DI
 	MOVLQSX      20(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1719,7 +1706,6 @@ fours:
 	VFMADD231PS  Z5, Z4, Z1
 	MOVLQSX      24(BX), DI
 	MOVLQSX      28(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z2
@@ -1734,7 +1720,6 @@ rest:
 	JE           sum
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -1757,7 +1742,7 @@ sum:
 	RET
 
 // func columnAVX512x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·columnAVX512x1(SB), NOSPLIT, $0-48
 	MOVQ   y+0(FP), AX
 	MOVQ   x+8(FP), CX
@@ -1778,25 +1763,21 @@ fours:
 	JLT          rest
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	MOVLQSX      8(BX), DI
 	MOVLQSX      12(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z1
 	MOVLQSX      16(BX), DI
 	MOVLQSX      20(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z2
 	MOVLQSX      24(BX), DI
 	MOVLQSX      28(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z3
@@ -1809,7 +1790,6 @@ rest:
 	JE           sum
 	MOVLQSX      (BX), DI
 	MOVLQSX      4(BX), R8
-	PREFETCHT0   2048(DX)(R8*4)
 	VMOVUPS.Z    (DX)(R8*4), K1, Z4
 	VBROADCASTSS (CX)(DI*4), Z5
 	VFMADD231PS  Z5, Z4, Z0

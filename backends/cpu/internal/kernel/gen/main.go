@@ -466,8 +466,9 @@ func weightGradient2() {
 }
 
 // column is the product for few images: a vector is the output channels of a tile, and the weights are read once and in
-// order, with the lines ahead asked for early, because a pass with few images is over when the weights have been read.
-func column(name string, images, vectors int, vector func() VecVirtual, masks func() []Op, load func(Mem, Op, VecVirtual), store func(VecVirtual, Op, Mem)) {
+// order, because a pass with few images is over when they have been read. asks makes it ask for the lines ahead early, without
+// which AVX2 takes twice the time; AVX-512 reads whole lines and is quicker without.
+func column(name string, images, vectors int, asks bool, vector func() VecVirtual, masks func() []Op, load func(Mem, Op, VecVirtual), store func(VecVirtual, Op, Mem)) {
 	TEXT(fmt.Sprintf("column%sx%d", name, images), NOSPLIT, "func(y, x, w *float32, list *[2]int32, n, lanes int)")
 	parts := max(1, 4/images)
 	in := ""
@@ -495,7 +496,9 @@ func column(name string, images, vectors int, vector func() VecVirtual, masks fu
 		xo, wo := GP64(), GP64()
 		MOVLQSX(Mem{Base: list, Disp: disp}, xo)
 		MOVLQSX(Mem{Base: list, Disp: disp + 4}, wo)
-		PREFETCHT0(Mem{Base: w, Index: wo, Scale: 4, Disp: ahead})
+		if asks {
+			PREFETCHT0(Mem{Base: w, Index: wo, Scale: 4, Disp: ahead})
+		}
 		rows := make([]VecVirtual, vectors)
 		for u := range rows {
 			rows[u] = vector()
@@ -549,11 +552,11 @@ func column(name string, images, vectors int, vector func() VecVirtual, masks fu
 const ahead = 2048
 
 func column512(images int) {
-	column("AVX512", images, 1, func() VecVirtual { return ZMM() }, func() []Op { return []Op{avx512{}.masked()} }, avx512{}.load, avx512{}.store)
+	column("AVX512", images, 1, false, func() VecVirtual { return ZMM() }, func() []Op { return []Op{avx512{}.masked()} }, avx512{}.load, avx512{}.store)
 }
 
 func column2(images int) {
-	column("AVX2", images, 2, func() VecVirtual { return YMM() }, func() []Op { m := halves2(); return m[:] }, avx2{}.load, avx2{}.store)
+	column("AVX2", images, 2, true, func() VecVirtual { return YMM() }, func() []Op { m := halves2(); return m[:] }, avx2{}.load, avx2{}.store)
 }
 
 // times512 multiplies two tiles by a panel of a matrix: an element of the matrix is broadcast once for both, and 16 sums
