@@ -104,15 +104,14 @@ func (l *window) backward(p pass) {
 }
 
 func (l *window) weightGradient(p pass, g kernels.Window, x, dy driver.Ptr) {
-	dw := p.gradient(l.weight)
+	dw, parts := p.gradient(l.weight), g.Parts()
+	size, columns := g.WeightGradient()
 	if g.WeightStep > 0 {
-		size, columns := g.WeightGradient()
-		p.tiles("window_weight_gradient", g, size, columns, x, dy, dw, p.outcome, l.node)
+		p.tiles("window_weight_gradient", g, size, columns, x, dy, dw, parts, p.outcome, l.node)
 		return
 	}
-	size, columns := g.WeightParts()
-	p.tiles("window_weight_parts", g, size, columns, x, dy, p.scratch, g.Parts())
-	p.launch("sum_parts", kernels.Elements(g.Weights()), p.scratch, dw, g.Parts(), g.Weights(), p.outcome, l.node)
+	p.tiles("window_weight_gradient", g, size, columns, x, dy, p.scratch, parts, driver.Ptr(0), 0)
+	p.launch("sum_parts", kernels.Elements(g.Weights()), p.scratch, dw, parts, g.Weights(), p.outcome, l.node)
 }
 
 // windowScratch is what the products of a layer need beside, in bytes: the parts of shared weights' gradient.

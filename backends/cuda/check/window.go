@@ -273,6 +273,10 @@ func (b *bench) prepareWindow(p *product, kind, name string, size kernels.Launch
 		return job{}, err
 	}
 	geometry := []any{g.B, g.H, g.W, g.Cin, g.Ho, g.Wo, g.Cout, g.K, g.Stride, g.Pad, g.Groups, g.WeightStep, g.BiasStep}
+	var parts []any
+	if !strings.HasPrefix(name, "naive") {
+		parts = []any{g.Parts()}
+	}
 	j.launch = func(i int) {
 		switch kind {
 		case "forward":
@@ -280,7 +284,8 @@ func (b *bench) prepareWindow(p *product, kind, name string, size kernels.Launch
 		case "input_gradient":
 			launch(append([]any{dy[i], w[i], x[i], 0}, geometry...)...)
 		case "weight_gradient":
-			launch(append([]any{x[i], dy[i], w[i], flags, 0}, geometry...)...)
+			args := append([]any{x[i], dy[i], w[i]}, parts...)
+			launch(append(append(args, flags, 0), geometry...)...)
 		}
 	}
 	j.worst = func() (worst float64, err error) {

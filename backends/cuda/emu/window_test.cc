@@ -157,16 +157,13 @@ void near_all(const char* what, const Array<T>& got, const std::vector<double>& 
       for (auto& v : doubled) v *= 2;                                                                                  \
       for (auto& v : larger) v *= 2;                                                                                   \
       near_all("dx added", twice, doubled, larger, uses + 1, relative + result, result, i);                            \
-      if (c.located) {                                                                                                 \
-        launch(grid(int(P), g.groups, g.K(), g.out(), N), 128, 0,                                                      \
-               [&] { window_weight_gradient_##suffix##_##N(x, dy, dw, flags, 1, ARGUMENTS); });                        \
-      } else {                                                                                                         \
-        const int count = std::min(3, int(P));                                                                         \
-        Array<float> parts(size_t(count) * each);                                                                      \
-        launch(grid(count, g.groups, g.K(), g.out(), N), 128, 0,                                                       \
-               [&] { window_weight_parts_##suffix##_##N(x, dy, parts, count, ARGUMENTS); });                           \
-        launch(2, 256, 0, [&] { sum_parts(parts, dw, count, int64_t(each), flags, 1); });                              \
-      }                                                                                                                \
+      const int count = c.located ? int(P) : std::min(3, int(P));                                                      \
+      Array<float> parts(size_t(count) * each);                                                                        \
+      launch(grid(count, g.groups, g.K(), g.out(), N), 128, 0, [&] {                                                   \
+        window_weight_gradient_##suffix##_##N(x, dy, c.located ? dw.data() : parts.data(), count, flags, 1,            \
+                                              ARGUMENTS);                                                              \
+      });                                                                                                              \
+      if (!c.located) launch(2, 256, 0, [&] { sum_parts(parts, dw, count, int64_t(each), flags, 1); });                \
       near_all("dw", dw, want.dw, want.dw_size, images, sizeof(T) == 2 ? 0 : relative, 0, i);                          \
       SAME_BITS(dw);                                                                                                   \
       TRUE(flags[0] == 0 && flags[1] == 0, "case %d: finite numbers raise a flag", i);                                 \
@@ -245,7 +242,7 @@ TEST(not_finite) {
     launch(3, 256, 0, [&] { naive_window_forward_f32(x, w, nullptr, y0, ARGUMENTS); });
     launch(one, 128, 0, [&] { window_input_gradient_f32_16(dy, w, dx, 0, ARGUMENTS); });
     launch(3, 256, 0, [&] { naive_window_input_gradient_f32(dy, w, dx0, 0, ARGUMENTS); });
-    launch(all, 128, 0, [&] { window_weight_gradient_f32_16(x, dy, dw, flags, 0, ARGUMENTS); });
+    launch(all, 128, 0, [&] { window_weight_gradient_f32_16(x, dy, dw, 16, flags, 0, ARGUMENTS); });
     launch(3, 256, 0, [&] { naive_window_weight_gradient_f32(x, dy, dw0, flags, 1, ARGUMENTS); });
     int infected = 0;
     auto same = [&](const char* what, const Array<float>& a, const Array<float>& b) {
@@ -262,7 +259,8 @@ TEST(not_finite) {
     shared.wstep = 0;
     {
       const auto g = shared;
-      launch(grid(1, 1, 36, 4, 16), 128, 0, [&] { window_weight_parts_f32_16(x, dy, parts, 1, ARGUMENTS); });
+      launch(grid(1, 1, 36, 4, 16), 128, 0,
+             [&] { window_weight_gradient_f32_16(x, dy, parts, 1, nullptr, 0, ARGUMENTS); });
       launch(1, 256, 0, [&] { sum_parts(parts, sum, 1, 4 * 36, flags, 2); });
     }
     for (size_t i = 0; i < sum.size(); i++) {

@@ -37,20 +37,20 @@ func (g Window) Forward() (Launch, int) { return g.tiled(g.Ho*g.Wo, g.B, g.Cout/
 // InputGradient is the launch of window_input_gradient.
 func (g Window) InputGradient() (Launch, int) { return g.tiled(g.H*g.W, g.B, g.Cin/g.Groups) }
 
-// WeightGradient is the launch of window_weight_gradient, for weights of positions.
-func (g Window) WeightGradient() (Launch, int) { return g.weightGradient(g.Ho * g.Wo) }
+// WeightGradient is the launch of window_weight_gradient, which makes Parts sums.
+func (g Window) WeightGradient() (Launch, int) { return g.weightGradient(g.Parts()) }
 
-// WeightParts is the launch of window_weight_parts, for weights that positions share.
-func (g Window) WeightParts() (Launch, int) { return g.weightGradient(g.Parts()) }
-
-func (g Window) weightGradient(positions int) (Launch, int) {
-	return g.tiled(positions, g.K*g.K*g.Cin/g.Groups, g.Cout/g.Groups)
+func (g Window) weightGradient(parts int) (Launch, int) {
+	return g.tiled(parts, g.K*g.K*g.Cin/g.Groups, g.Cout/g.Groups)
 }
 
-// Parts is in how many parts the gradient of shared weights is summed: a few positions each, such that there are blocks for
-// several waves of any device.
+// Parts is in how many parts the gradient of weights is made: one a position where these have weights of their own; of
+// shared ones a few positions each, such that there are blocks for several waves of any device.
 func (g Window) Parts() int {
 	const blocks = 1024
+	if g.WeightStep > 0 {
+		return g.Ho * g.Wo
+	}
 	one, _ := g.weightGradient(1)
 	return max(1, min(g.Ho*g.Wo, blocks/one.Grid[0]))
 }

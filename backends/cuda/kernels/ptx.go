@@ -3,15 +3,18 @@
 package kernels
 
 import (
+	"bytes"
+	"compress/gzip"
 	_ "embed"
 	"fmt"
+	"io"
 )
 
-//go:embed kernels_75.ptx
-var ptx75 string
+//go:embed kernels_75.ptx.gz
+var ptx75 []byte
 
-//go:embed kernels_80.ptx
-var ptx80 string
+//go:embed kernels_80.ptx.gz
+var ptx80 []byte
 
 // Version is the CUDA version whose drivers, and all later ones, know this PTX.
 const Version = "11.8"
@@ -20,9 +23,21 @@ const Version = "11.8"
 func PTX(major, minor int) (string, error) {
 	switch {
 	case major >= 8:
-		return ptx80, nil
+		return decompressed(ptx80)
 	case major == 7 && minor >= 5:
-		return ptx75, nil
+		return decompressed(ptx75)
 	}
 	return "", fmt.Errorf("capability %d.%d, the kernels need 7.5 or more", major, minor)
+}
+
+func decompressed(packed []byte) (string, error) {
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return "", fmt.Errorf("kernels: %w", err)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return "", fmt.Errorf("kernels: %w", err)
+	}
+	return string(text), nil
 }

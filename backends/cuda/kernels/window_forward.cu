@@ -3,11 +3,11 @@
 //
 //	y[p, b, n] = bias[p, n] + Σ_(taps u on the image) Σ_c x[p·s + u, b, c]·w[p, n, u, c]
 //
-// 2·P·B·K·N operations; weights read once a tile of 128 images, 4·P·N·K bytes, and taps of x up to k² times, of which caches serve
-// all but the first. With weights of its own, a position of ResNet20 at batch 512 (K = 144, 288, 576; N = 16, 32, 64) has, with x
-// read from the cache, 2·512·K·N operations for 4·K·N + 512·4·2·N bytes: 68, 124 and 208 a byte in float32, above the 20 that a
-// card of 67 TFLOP/s and 3.3 TB/s can feed; by tensor cores in bf16, at 990 TFLOP/s, memory binds. At batch 256 ResNet18 of half width
-// (K = 288 to 2304) has 72 to 120.
+// 2·P·B·K·N operations; weights read once for 128 images, 4·P·N·K bytes, and taps of x up to k² times, of which caches serve all
+// but the first. With weights of its own, a position of ResNet20 at batch 512 (K = 144, 288, 576; N = 16, 32, 64) has 2·512·K·N
+// operations for 4·K·N + 2·4·512·N bytes, x read once: 32, 56 and 92 a byte in float32, above the 20 that a card of 67 TFLOP/s
+// and 3.3 TB/s can feed, so that arithmetic binds; with activations in bf16 56, 92 and 135 a byte, below the 300 of its
+// tensor cores at 990 TFLOP/s, so that memory binds. At batch 256 half-width ResNet18 (K = 288 to 2304) has 46, 68, 89 and 105.
 #include "window.cuh"
 
 namespace window {

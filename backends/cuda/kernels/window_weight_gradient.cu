@@ -3,11 +3,12 @@
 //
 //	dw[p, n, u, c] = Σ_b dy[p, b, n]·x[p·s + u, b, c], 0 for taps on the padding        db[p, n] = Σ_b dy[p, b, n]
 //
-// and for shared weights their sum over p, in parts: each part sums a range of positions, and sum_parts adds the parts in
-// order. Nothing is added atomically, so that every run gives the same bits.
+// dw is made in parts, each over a range of positions: weights of their own have a part a position, shared ones a few, which
+// sum_parts adds in order. Nothing is added atomically, so that every run gives the same bits.
 //
 // As many operations as forward; x, up to k² times from caches, dy once for every 128 of the K weights of a neuron, and the gradient
-// written once, 4·P·N·K bytes: what binds where the batch is small. Where something written is not finite, flags[flag] becomes 1.
+// written once, 4·P·N·K bytes: what binds where the batch is small. Where something written is not
+// finite, flags[flag] becomes 1, unless flags is null.
 #include "window.cuh"
 
 namespace window {
@@ -93,33 +94,23 @@ struct WeightGradient {
   }
 };
 
-// weight_gradient sets dw (Cout, K) to the sum over positions begin…end-1. Products with a padding of zeros are NaN where dy is
-// not finite: such sums are made again without.
+// weight_gradient sets every part of dw (parts, Cout, K) to the sum over its range of positions. Products with a padding of zeros
+// are NaN where dy is not finite: such sums are made again without.
 template <class Core, class T>
-__device__ __forceinline__ void weight_gradient(const T* x, const T* dy, float* dw, int* flags, int flag,
-                                                const Geometry& g, const Place& at, int begin, int end) {
+__device__ __forceinline__ void weight_gradient(const T* x, const T* dy, float* dw, int parts, int* flags, int flag,
+                                                const Geometry& g) {
+  const Place at(g.K(), g.out(), Core::kColumns, g.groups); // its position is the part
+  const int64_t all = int64_t(g.Ho) * g.Wo;
+  const int begin = int(all * at.position / parts), end = int(all * (at.position + 1) / parts);
   const WeightGradient<T> s(g, x, dy, at, begin, end);
+  dw += (int64_t(at.position) * g.Cout + at.group * g.out() + at.column) * g.K();
   product<Core, true>(s, [&](int m, int n, float v) {
     const int j = at.row + m;
     if (j >= g.K() || at.column + n >= g.out()) return;
     if (!finite(v) && g.pad > 0) v = s.exact(j, n);
-    dw[int64_t(at.group * g.out() + at.column + n) * g.K() + j] = v;
+    dw[int64_t(n) * g.K() + j] = v;
     if (flags && !finite(v)) flags[flag] = 1;
   });
-}
-
-template <class Core, class T>
-__device__ __forceinline__ void located(const T* x, const T* dy, float* dw, int* flags, int flag, const Geometry& g) {
-  const Place at(g.K(), g.out(), Core::kColumns, g.groups);
-  weight_gradient<Core>(x, dy, dw + at.position * g.wstep, flags, flag, g, at, at.position, at.position + 1);
-}
-
-template <class Core, class T>
-__device__ __forceinline__ void parted(const T* x, const T* dy, float* parts, int count, const Geometry& g) {
-  const Place at(g.K(), g.out(), Core::kColumns, g.groups);
-  const int64_t all = int64_t(g.Ho) * g.Wo;
-  weight_gradient<Core>(x, dy, parts + int64_t(at.position) * g.Cout * g.K(), nullptr, 0, g, at,
-                        int(all * at.position / count), int(all * (at.position + 1) / count));
 }
 
 // bias_gradient: a block (32, 8) sums 32 channels of a position, or of all where positions share biases: each warp every eighth
@@ -146,12 +137,9 @@ __device__ __forceinline__ void bias_gradient(const T* dy, float* db, int* flags
 } // namespace window
 
 #define WINDOW_WEIGHT_GRADIENT(suffix, T, N, ...)                                                                      \
-  KERNEL(128, window_weight_gradient_##suffix##_##N, const T* x, const T* dy, float* dw, int* flags, int flag,         \
-         WINDOW_GEOMETRY) {                                                                                            \
-    window::located<__VA_ARGS__>(x, dy, dw, flags, flag, WINDOW_VALUES);                                               \
-  }                                                                                                                    \
-  KERNEL(128, window_weight_parts_##suffix##_##N, const T* x, const T* dy, float* parts, int count, WINDOW_GEOMETRY) { \
-    window::parted<__VA_ARGS__>(x, dy, parts, count, WINDOW_VALUES);                                                   \
+  KERNEL(128, window_weight_gradient_##suffix##_##N, const T* x, const T* dy, float* dw, int parts, int* flags,        \
+         int flag, WINDOW_GEOMETRY) {                                                                                  \
+    window::weight_gradient<__VA_ARGS__>(x, dy, dw, parts, flags, flag, WINDOW_VALUES);                                \
   }
 #define WINDOW_BIAS_GRADIENT(suffix, T)                                                                                \
   KERNEL(256, window_bias_gradient_##suffix, const T* dy, float* db, int* flags, int flag, WINDOW_GEOMETRY) {          \
