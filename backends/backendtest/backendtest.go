@@ -124,7 +124,8 @@ func spread(seed uint64, n int) []float64 {
 	return x
 }
 
-func batch(n int, x []float64) core.Batch {
+// Batch is n images of the given numbers, rounded to float32.
+func Batch(n int, x []float64) core.Batch {
 	b := core.Batch{N: n, Pixels: make([]float32, len(x))}
 	for i, v := range x {
 		b.Pixels[i] = float32(v)
@@ -132,8 +133,8 @@ func batch(n int, x []float64) core.Batch {
 	return b
 }
 
-// paramsOf makes parameters of a network from a function of each.
-func paramsOf(n *net.Network, f func(i int, p net.Param) []float64) *model.Params {
+// ParamsOf makes parameters of a network from a function of each.
+func ParamsOf(n *net.Network, f func(i int, p net.Param) []float64) *model.Params {
 	all := &model.Params{}
 	for i, p := range n.Params() {
 		all.Add(model.NewTensor(p.Name, p.Shape, f(i, p)))
@@ -143,7 +144,7 @@ func paramsOf(n *net.Network, f func(i int, p net.Param) []float64) *model.Param
 
 // randomParams draws all parameters; running variances are positive.
 func randomParams(n *net.Network, seed uint64) *model.Params {
-	return paramsOf(n, func(i int, p net.Param) []float64 {
+	return ParamsOf(n, func(i int, p net.Param) []float64 {
 		x := numbers(seed+uint64(i), p.Len())
 		if p.Role == net.RunningVar {
 			for j := range x {
@@ -175,7 +176,7 @@ func floats(t *testing.T, v model.Tensor) []float64 {
 
 // absolute is p with every element's absolute value.
 func absolute(t *testing.T, n *net.Network, p *model.Params) *model.Params {
-	return paramsOf(n, func(_ int, q net.Param) []float64 { return abs(values(t, p, q.Name)) })
+	return ParamsOf(n, func(_ int, q net.Param) []float64 { return abs(values(t, p, q.Name)) })
 }
 
 func abs(x []float64) []float64 {
@@ -187,9 +188,10 @@ func abs(x []float64) []float64 {
 }
 
 // traced are the tensors of one trace by name.
-type traced map[string][]float64
+type traced = map[string][]float64
 
-func trace(t *testing.T, e core.Engine, x core.Batch, p core.Probe) traced {
+// Trace are the tensors that a trace yields, copied, by name.
+func Trace(t *testing.T, e core.Engine, x core.Batch, p core.Probe) map[string][]float64 {
 	t.Helper()
 	all := traced{}
 	for v, err := range e.Trace(context.Background(), x, p) {
@@ -204,7 +206,7 @@ func trace(t *testing.T, e core.Engine, x core.Batch, p core.Probe) traced {
 // reference traces a batch on the reference backend.
 func reference(t *testing.T, n *net.Network, p *model.Params, x core.Batch, probe core.Probe) traced {
 	t.Helper()
-	return trace(t, compile(t, ref.Open(), n, training(x.N), p), x, probe)
+	return Trace(t, compile(t, ref.Open(), n, training(x.N), p), x, probe)
 }
 
 // closeTo reports elements of got that differ from want by more than their bound. A NaN is never close.
@@ -371,8 +373,8 @@ func (c Config) compareLayer(t *testing.T, l layerCase, n int) {
 	x := numbers(2, n*l.net.Input().Len())
 	g := numbers(3, n*l.net.Output().Len())
 	probe := core.Probe{Train: true, Cotangent: g}
-	got := trace(t, compile(t, c.open(t), l.net, training(n), p), batch(n, x), probe)
-	want := reference(t, l.net, p, batch(n, x), probe)
+	got := Trace(t, compile(t, c.open(t), l.net, training(n), p), Batch(n, x), probe)
+	want := reference(t, l.net, p, Batch(n, x), probe)
 	if len(got) != len(want) {
 		t.Fatalf("%d tensors traced, want %d", len(got), len(want))
 	}
@@ -391,7 +393,7 @@ func (c Config) errorBound(t *testing.T, l layerCase, n int, p *model.Params, x,
 	if !l.nonlinear {
 		xs, p = abs(x), absolute(t, l.net, p)
 	}
-	size := reference(t, l.net, p, batch(n, xs), core.Probe{Train: true, Cotangent: abs(g)})[name]
+	size := reference(t, l.net, p, Batch(n, xs), core.Probe{Train: true, Cotangent: abs(g)})[name]
 	terms := 0
 	switch name {
 	case "out/" + l.net.Nodes[len(l.net.Nodes)-1].Name:
@@ -498,12 +500,12 @@ func (c Config) finiteDifferences(t *testing.T) {
 			g := numbers(3, n*l.net.Output().Len())
 			e := compile(t, c.open(t), l.net, training(n), p)
 			probe := core.Probe{Train: true, Cotangent: g}
-			want := reference(t, l.net, p, batch(n, x), probe)
-			got := trace(t, e, batch(n, x), probe)
+			want := reference(t, l.net, p, Batch(n, x), probe)
+			got := Trace(t, e, Batch(n, x), probe)
 			out := "out/" + l.net.Nodes[len(l.net.Nodes)-1].Name
 			f := func() (sum, rounding float64) { // with the error of sum
 				bound := c.errorBound(t, l, n, p, x, g, out, want)
-				for i, y := range trace(t, e, batch(n, x), core.Probe{Train: true})[out] {
+				for i, y := range Trace(t, e, Batch(n, x), core.Probe{Train: true})[out] {
 					sum += g[i] * y
 					rounding += math.Abs(g[i]) * (bound(i) + c.Roundoff*math.Abs(y))
 				}
@@ -543,7 +545,7 @@ func (c Config) finiteDifferences(t *testing.T) {
 				for k := range 4 {
 					i := (k*len(w) + k) / 4 % len(w)
 					check("grad/"+q.Name, i, &w[i], func() {
-						p = paramsOf(l.net, func(_ int, r net.Param) []float64 {
+						p = ParamsOf(l.net, func(_ int, r net.Param) []float64 {
 							if r.Name == q.Name {
 								return append([]float64(nil), w...)
 							}

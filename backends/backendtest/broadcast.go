@@ -78,15 +78,15 @@ func (c Config) broadcastOfLayers(t *testing.T) {
 		}
 		for _, n := range sizes {
 			t.Run(fmt.Sprintf("%s B=%d", l.name, n), func(t *testing.T) {
-				x, g := batch(n, numbers(2, n*l.net.Input().Len())), numbers(3, n*l.net.Output().Len())
+				x, g := Batch(n, numbers(2, n*l.net.Input().Len())), numbers(3, n*l.net.Output().Len())
 				probe := core.Probe{Train: true, Cotangent: g}
 				b, p := c.open(t), randomParams(l.net, 1)
 				e := compile(t, b, l.net, broadcasting(n), p)
-				got := trace(t, e, x, probe)
+				got := Trace(t, e, x, probe)
 				want, off := c.broadcast(l.net, "layer", g)
 				closeTo(t, "B·e", got["grad/"+inputName], want, func(i int) float64 { return off[i] })
 
-				true := trace(t, compile(t, b, l.net, training(n), p), x, probe)
+				true := Trace(t, compile(t, b, l.net, training(n), p), x, probe)
 				for name := range true {
 					if name != "grad/"+inputName {
 						same(t, name, got[name], true[name])
@@ -95,7 +95,7 @@ func (c Config) broadcastOfLayers(t *testing.T) {
 				if err := e.Load(randomParams(l.net, 77)); err != nil {
 					t.Fatal(err)
 				}
-				same(t, "B·e with other weights", trace(t, e, x, probe)["grad/"+inputName], got["grad/"+inputName])
+				same(t, "B·e with other weights", Trace(t, e, x, probe)["grad/"+inputName], got["grad/"+inputName])
 				compared++
 			})
 		}
@@ -155,8 +155,8 @@ func (c Config) broadcastInNetwork(t *testing.T) {
 	compared := 0
 	for _, images := range []int{1, 5, 40} {
 		p := randomParams(n, 1)
-		x, e := batch(images, numbers(2, images*n.Input().Len())), numbers(3, images*7)
-		got := trace(t, compile(t, c.open(t), n, broadcasting(images), p), x, core.Probe{Train: true, Cotangent: e})
+		x, e := Batch(images, numbers(2, images*n.Input().Len())), numbers(3, images*7)
+		got := Trace(t, compile(t, c.open(t), n, broadcasting(images), p), x, core.Probe{Train: true, Cotangent: e})
 		to := func(layer string) estimate { v, off := c.broadcast(n, layer, e); return estimate{v, off} }
 
 		pooled, s := to("linear"), estimate{}
@@ -178,9 +178,9 @@ func (c Config) broadcastInNetwork(t *testing.T) {
 		} {
 			i, _ := n.Node(l.name)
 			single, _ := isolate(t, n, n.Nodes[i])
-			own := paramsOf(single.net, func(_ int, q net.Param) []float64 { return values(t, p, l.name+q.Name[len("layer"):]) })
+			own := ParamsOf(single.net, func(_ int, q net.Param) []float64 { return values(t, p, l.name+q.Name[len("layer"):]) })
 			gradients := func(x, g []float64) traced {
-				return reference(t, single.net, own, batch(images, x), core.Probe{Train: true, Cotangent: g})
+				return reference(t, single.net, own, Batch(images, x), core.Probe{Train: true, Cotangent: g})
 			}
 			in := got["out/"+l.in]
 			want, size, off := gradients(in, l.error.v), gradients(abs(in), abs(l.error.v)), gradients(abs(in), l.error.off)
@@ -223,7 +223,7 @@ func (c Config) broadcastLearns(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := compile(t, c.open(t), n, o, p)
-		x := batch(images, numbers(2, images*n.Input().Len()))
+		x := Batch(images, numbers(2, images*n.Input().Len()))
 		var losses []float64
 		for range steps {
 			losses = append(losses, wake(t, e, x, labels(images), 0.01).Loss)

@@ -18,7 +18,7 @@ func (c Config) learnsFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := randomParams(n, 21)
-	x, y := batch(4, numbers(22, 4*n.Input().Len())), core.Labels{0, 1, 2, 0}
+	x, y := Batch(4, numbers(22, 4*n.Input().Len())), core.Labels{0, 1, 2, 0}
 	learned := func(from string) map[string][]float64 {
 		o := training(4)
 		o.LearnFrom = from

@@ -72,7 +72,7 @@ func (c Config) runningStatistics(t *testing.T) {
 	p := randomParams(n, 1)
 	pixels := numbers(2, images*n.Input().Len())
 	e := compile(t, c.open(t), n, training(images), p)
-	wake(t, e, batch(images, pixels), labels(images), 0.1)
+	wake(t, e, Batch(images, pixels), labels(images), 0.1)
 	after := snapshot(t, e)
 	const channels, m = 4, images * 6
 	var mean, variance [channels]float64
@@ -101,7 +101,7 @@ func (c Config) runningStatistics(t *testing.T) {
 func (c Config) optimizers(t *testing.T) {
 	const images, lr = 5, 0.05
 	n := smallNet(t, true)
-	x := batch(images, numbers(2, images*n.Input().Len()))
+	x := Batch(images, numbers(2, images*n.Input().Len()))
 	compared := 0
 	for _, spec := range []optim.Spec{
 		optim.Default(optim.AdamW, 0.1), optim.Default(optim.Adam, 0.1), optim.Default(optim.SGD, 0.1),
@@ -111,7 +111,7 @@ func (c Config) optimizers(t *testing.T) {
 			e := compile(t, c.open(t), n, core.Options{MaxBatch: images, Train: true, Optimizer: spec}, randomParams(n, 1))
 			for step := int64(1); step <= 3; step++ {
 				before := snapshot(t, e)
-				gradients := trace(t, e, x, core.Probe{Train: true, Labels: labels(images)})
+				gradients := Trace(t, e, x, core.Probe{Train: true, Labels: labels(images)})
 				wake(t, e, x, labels(images), lr)
 				after := snapshot(t, e)
 				s := spec.At(step, lr)
@@ -150,13 +150,13 @@ func (c Config) optimizers(t *testing.T) {
 func (c Config) nonFiniteIsRefused(t *testing.T) {
 	const images = 5
 	n := smallNet(t, true)
-	good := batch(images, numbers(2, images*n.Input().Len()))
+	good := Batch(images, numbers(2, images*n.Input().Len()))
 	for _, f := range []struct {
 		name, layer, what string
 		x                 core.Batch
 		spoil             func(name string, v []float64)
 	}{
-		{"image", "input", "output", batch(images, append([]float64{math.NaN()}, numbers(2, images*n.Input().Len()-1)...)), nil},
+		{"image", "input", "output", Batch(images, append([]float64{math.NaN()}, numbers(2, images*n.Input().Len()-1)...)), nil},
 		{"weight", "conv2", "weights", good, func(name string, v []float64) {
 			if name == "conv2.weight" {
 				v[4*8] = math.Inf(1) // the centre of the first kernel
@@ -176,7 +176,7 @@ func (c Config) nonFiniteIsRefused(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			p := randomParams(n, 1)
 			if f.spoil != nil {
-				p = paramsOf(n, func(_ int, q net.Param) []float64 {
+				p = ParamsOf(n, func(_ int, q net.Param) []float64 {
 					v := values(t, p, q.Name)
 					f.spoil(q.Name, v)
 					return v
@@ -202,7 +202,7 @@ func (c Config) nonFiniteIsRefused(t *testing.T) {
 func (c Config) saveAndLoad(t *testing.T) {
 	const images = 5
 	n := smallNet(t, true)
-	x := batch(images, numbers(2, images*n.Input().Len()))
+	x := Batch(images, numbers(2, images*n.Input().Len()))
 	adam := core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.AdamW, 0.1)}
 	sgd := core.Options{MaxBatch: images, Train: true, Optimizer: optim.Default(optim.SGD, 0.1)}
 	for _, o := range append(c.rules(t, adam), sgd) {
@@ -233,7 +233,7 @@ func (c Config) saveAndLoad(t *testing.T) {
 		}
 		sameParams(t, snapshot(t, two), snapshot(t, one))
 
-		weights := paramsOf(n, func(_ int, q net.Param) []float64 { return values(t, &f.Params, q.Name) })
+		weights := ParamsOf(n, func(_ int, q net.Param) []float64 { return values(t, &f.Params, q.Name) })
 		if err := two.Load(weights); err != nil {
 			t.Fatal(err)
 		}
@@ -268,7 +268,7 @@ func (c Config) sameBits(t *testing.T) {
 		}
 	}
 	for _, n := range learners {
-		x := batch(images, numbers(2, images*n.Input().Len()))
+		x := Batch(images, numbers(2, images*n.Input().Len()))
 		run := func(f func() (core.Backend, error)) (*model.Params, []float64, []core.Step) {
 			e := compile(t, open(t, f), n.Network, n.Options, randomParams(n.Network, 1))
 			var steps []core.Step
@@ -506,7 +506,7 @@ func (c Config) refusals(t *testing.T) {
 	e := compile(t, b, n, training(images), randomParams(n, 1))
 	before := snapshot(t, e)
 	ctx := context.Background()
-	x := batch(images, numbers(2, images*n.Input().Len()))
+	x := Batch(images, numbers(2, images*n.Input().Len()))
 	wakeErr := func(x core.Batch, y core.Labels, lr float64) func() error {
 		return func() error { _, err := e.Wake(ctx, x, y, lr); return err }
 	}
@@ -533,7 +533,7 @@ func (c Config) refusals(t *testing.T) {
 		name, want string
 		do         func() error
 	}{
-		{"batch too large", "batch of 5 images", wakeErr(batch(5, numbers(1, 5*n.Input().Len())), labels(5), 1)},
+		{"batch too large", "batch of 5 images", wakeErr(Batch(5, numbers(1, 5*n.Input().Len())), labels(5), 1)},
 		{"empty batch", "batch of 0 images", wakeErr(core.Batch{}, nil, 1)},
 		{"wrong number of pixels", "numbers, want", wakeErr(core.Batch{N: 2, Pixels: make([]float32, 7)}, labels(2), 1)},
 		{"label too large", "label 7 of image 1", wakeErr(x, core.Labels{0, 7, 0, 0}, 1)},
@@ -591,7 +591,7 @@ func (c Config) refusals(t *testing.T) {
 		t.Errorf("learning with an engine for inference: %v", err)
 	}
 	single := compile(t, b, oneValueNet(t), training(2), randomParams(oneValueNet(t), 1))
-	if _, err := single.Wake(ctx, batch(1, numbers(1, 3)), core.Labels{0}, 1); err == nil || !strings.Contains(err.Error(), `layer "bn"`) {
+	if _, err := single.Wake(ctx, Batch(1, numbers(1, 3)), core.Labels{0}, 1); err == nil || !strings.Contains(err.Error(), `layer "bn"`) {
 		t.Errorf("batch norm of one value a channel: %v", err)
 	}
 }

@@ -64,7 +64,7 @@ func compareTied(t *testing.T, b core.Backend, in net.Shape, w net.Window) {
 	lc := build(func(nb *net.Builder, x net.Ref) { nb.LC2D("layer", x, w) })
 	positions := lc.Output().H * lc.Output().W
 	kernel := randomParams(conv, 1)
-	tied := paramsOf(lc, func(_ int, p net.Param) []float64 {
+	tied := ParamsOf(lc, func(_ int, p net.Param) []float64 {
 		k := values(t, kernel, p.Name)
 		var all []float64
 		for range positions {
@@ -72,7 +72,7 @@ func compareTied(t *testing.T, b core.Backend, in net.Shape, w net.Window) {
 		}
 		return all
 	})
-	x := batch(images, numbers(2, images*in.Len()))
+	x := Batch(images, numbers(2, images*in.Len()))
 	probe := core.Probe{Train: true, Cotangent: numbers(3, images*lc.Output().Len())}
 	run := func(n *net.Network, tieds bool) traced {
 		p := kernel
@@ -87,7 +87,7 @@ func compareTied(t *testing.T, b core.Backend, in net.Shape, w net.Window) {
 		if err := e.Load(p); err != nil {
 			t.Fatal(err)
 		}
-		return trace(t, e, x, probe)
+		return Trace(t, e, x, probe)
 	}
 	got, want := run(lc, true), run(conv, false)
 	for name := range want {
@@ -175,14 +175,14 @@ func (c Config) networkLayerByLayer(t *testing.T) {
 		want += len(n.Nodes) - 1
 		p := randomParams(n, 1)
 		x := numbers(2, images*n.Input().Len())
-		got := trace(t, compile(t, c.open(t), n, training(images), p), batch(images, x), core.Probe{Train: true})
+		got := Trace(t, compile(t, c.open(t), n, training(images), p), Batch(images, x), core.Probe{Train: true})
 		for _, node := range n.Nodes[1:] {
 			single, inputs := isolate(t, n, node)
 			at := got["out/"+n.Nodes[inputs[0]].Name]
-			own := paramsOf(single.net, func(_ int, q net.Param) []float64 {
+			own := ParamsOf(single.net, func(_ int, q net.Param) []float64 {
 				return values(t, p, node.Name+q.Name[len("layer"):])
 			})
-			want := reference(t, single.net, own, batch(images, at), core.Probe{Train: true})
+			want := reference(t, single.net, own, Batch(images, at), core.Probe{Train: true})
 			if len(inputs) == 2 { // a sum: the second summand is added here
 				for i, v := range got["out/"+n.Nodes[inputs[1]].Name] {
 					want["out/layer"][i] = at[i] + v
@@ -242,12 +242,12 @@ func (c Config) batchOfOneAndOfMany(t *testing.T) {
 			p := randomParams(l.net, 1)
 			x := numbers(2, images*l.net.Input().Len())
 			e := compile(t, c.open(t), l.net, core.Options{MaxBatch: images}, p)
-			many := trace(t, e, batch(images, x), core.Probe{})["out/layer"]
+			many := Trace(t, e, Batch(images, x), core.Probe{})["out/layer"]
 			size := l.net.Input().Len()
 			out := l.net.Output().Len()
 			for i := range images {
 				xi := x[i*size : (i+1)*size]
-				one := trace(t, e, batch(1, xi), core.Probe{})["out/layer"]
+				one := Trace(t, e, Batch(1, xi), core.Probe{})["out/layer"]
 				bound := c.inferenceBound(t, l, p, xi)
 				closeTo(t, fmt.Sprintf("%s: image %d of %d", l.name, i, images), many[i*out:(i+1)*out], one, func(j int) float64 { return 2 * bound(j) })
 				compared++
@@ -285,8 +285,8 @@ func (c Config) nonFiniteTravels(t *testing.T) {
 				p := randomParams(l.net, 1)
 				x := numbers(2, images*l.net.Input().Len())
 				x[0], x[len(x)-1] = v, v
-				got := trace(t, compile(t, c.open(t), l.net, core.Options{MaxBatch: images}, p), batch(images, x), core.Probe{})["out/layer"]
-				want := trace(t, compile(t, ref.Open(), l.net, core.Options{MaxBatch: images}, p), batch(images, x), core.Probe{})["out/layer"]
+				got := Trace(t, compile(t, c.open(t), l.net, core.Options{MaxBatch: images}, p), Batch(images, x), core.Probe{})["out/layer"]
+				want := Trace(t, compile(t, ref.Open(), l.net, core.Options{MaxBatch: images}, p), Batch(images, x), core.Probe{})["out/layer"]
 				for i := range want {
 					switch {
 					case math.IsNaN(want[i]) != math.IsNaN(got[i]), math.IsInf(want[i], 1) != math.IsInf(got[i], 1), math.IsInf(want[i], -1) != math.IsInf(got[i], -1):

@@ -179,7 +179,7 @@ func resting(t *testing.T, name string, l sleep.Layer, b sleep.Border, q net.Par
 func (c Config) sleepRefusals(t *testing.T) {
 	n := sleepNet(t)
 	spoilt := sleep.Layers(n)[len(sleep.Layers(n))-1]
-	e := compile(t, c.open(t), n, core.Options{MaxBatch: 1}, paramsOf(n, func(i int, q net.Param) []float64 {
+	e := compile(t, c.open(t), n, core.Options{MaxBatch: 1}, ParamsOf(n, func(i int, q net.Param) []float64 {
 		v := numbers(uint64(i), q.Len())
 		if q.Name == spoilt.Name+".weight" {
 			v[(1*spoilt.Out.C+1)*spoilt.K] = math.NaN() // position 1, channel 1

@@ -8,6 +8,7 @@ import (
 	"math"
 	"testing"
 
+	"hypnos/backends/backendtest"
 	"hypnos/backends/ref"
 	"hypnos/core"
 	"hypnos/core/model"
@@ -45,38 +46,6 @@ func randoms(seed uint64, n int) []float64 {
 		x[i] = float64(float32(s.Normal(uint64(i))))
 	}
 	return x
-}
-
-func paramsOf(n *net.Network, f func(i int, q net.Param) []float64) *model.Params {
-	p := &model.Params{}
-	for i, q := range n.Params() {
-		p.Add(model.NewTensor(q.Name, q.Shape, f(i, q)))
-	}
-	return p
-}
-
-func batchOf(n int, x []float64) core.Batch {
-	b := core.Batch{N: n, Pixels: make([]float32, len(x))}
-	for i, v := range x {
-		b.Pixels[i] = float32(v)
-	}
-	return b
-}
-
-func traced(t *testing.T, e core.Engine, x core.Batch, probe core.Probe) map[string][]float64 {
-	t.Helper()
-	all := map[string][]float64{}
-	for v, err := range e.Trace(context.Background(), x, probe) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := v.Float64s()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[v.Name] = append([]float64(nil), f...)
-	}
-	return all
 }
 
 // loaded is an engine with parameters.
@@ -144,15 +113,15 @@ func TestProductsOfPrecisions(t *testing.T) {
 					if kind == "conv2d" {
 						terms["grad/layer.weight"], terms["grad/layer.bias"] = images*positions, images*positions
 					}
-					p := paramsOf(n, func(i int, q net.Param) []float64 { return randoms(uint64(10+i), q.Len()) })
-					size := paramsOf(n, func(i int, q net.Param) []float64 { return absolute(randoms(uint64(10+i), q.Len())) })
+					p := backendtest.ParamsOf(n, func(i int, q net.Param) []float64 { return randoms(uint64(10+i), q.Len()) })
+					size := backendtest.ParamsOf(n, func(i int, q net.Param) []float64 { return absolute(randoms(uint64(10+i), q.Len())) })
 					x, g := randoms(1, images*in.Len()), randoms(2, images*n.Output().Len())
 					probe := core.Probe{Train: true, Cotangent: g}
 					o := learning(images, optim.SGD)
-					got := traced(t, loaded(t, b, n, o, p), batchOf(images, x), probe)
-					want := traced(t, loaded(t, ref.Open(), n, o, p), batchOf(images, x), probe)
-					sizes := traced(t, loaded(t, ref.Open(), n, o, size), batchOf(images, absolute(x)), core.Probe{Train: true, Cotangent: absolute(g)})
-					float := traced(t, loaded(t, full, n, o, p), batchOf(images, x), probe)
+					got := backendtest.Trace(t, loaded(t, b, n, o, p), backendtest.Batch(images, x), probe)
+					want := backendtest.Trace(t, loaded(t, ref.Open(), n, o, p), backendtest.Batch(images, x), probe)
+					sizes := backendtest.Trace(t, loaded(t, ref.Open(), n, o, size), backendtest.Batch(images, absolute(x)), core.Probe{Train: true, Cotangent: absolute(g)})
+					float := backendtest.Trace(t, loaded(t, full, n, o, p), backendtest.Batch(images, x), probe)
 					for name := range want {
 						what := fmt.Sprintf("%s: %s %+v, %d images: %s", precision, kind, w, images, name)
 						within(t, what, got[name], want[name], func(i int) float64 { return precision.productBound(terms[name], sizes[name][i]) })
@@ -185,7 +154,7 @@ func TestNetworksOfPrecisions(t *testing.T) {
 		b := open(t, precision)
 		for _, name := range []string{"resnet8", "resnet8-lc", "mixer", "mixer-lc"} {
 			n := small(t, name)
-			p := paramsOf(n, func(i int, q net.Param) []float64 {
+			p := backendtest.ParamsOf(n, func(i int, q net.Param) []float64 {
 				x := randoms(uint64(i), q.Len())
 				for j := range x {
 					if q.Role == net.RunningVar {
@@ -194,7 +163,7 @@ func TestNetworksOfPrecisions(t *testing.T) {
 				}
 				return x
 			})
-			got := traced(t, loaded(t, b, n, learning(images, optim.SGD), p), batchOf(images, randoms(7, images*n.Input().Len())), core.Probe{Train: true})
+			got := backendtest.Trace(t, loaded(t, b, n, learning(images, optim.SGD), p), backendtest.Batch(images, randoms(7, images*n.Input().Len())), core.Probe{Train: true})
 			for _, v := range n.Nodes[1:] {
 				compareNode(t, precision, n, v, p, got)
 				compared++
@@ -232,7 +201,7 @@ func compareNode(t *testing.T, precision Precision, n *net.Network, v net.Node, 
 		t.Fatal(err)
 	}
 	own := func(f func([]float64) []float64) *model.Params {
-		return paramsOf(single, func(i int, _ net.Param) []float64 {
+		return backendtest.ParamsOf(single, func(i int, _ net.Param) []float64 {
 			q, err := p.Get(v.Params[i].Name)
 			if err != nil {
 				t.Fatal(err)
@@ -246,11 +215,11 @@ func compareNode(t *testing.T, precision Precision, n *net.Network, v net.Node, 
 	}
 	same := func(w []float64) []float64 { return w }
 	o := learning(images, optim.SGD)
-	want := traced(t, loaded(t, ref.Open(), single, o, own(same)), batchOf(images, x), core.Probe{Train: true})["out/layer"]
+	want := backendtest.Trace(t, loaded(t, ref.Open(), single, o, own(same)), backendtest.Batch(images, x), core.Probe{Train: true})["out/layer"]
 	switch op := v.Op.(type) {
 	case net.Conv2D, net.LC2D, net.Linear:
 		g, _ := windowOfNode(v, images)
-		size := traced(t, loaded(t, ref.Open(), single, o, own(absolute)), batchOf(images, absolute(x)), core.Probe{Train: true})["out/layer"]
+		size := backendtest.Trace(t, loaded(t, ref.Open(), single, o, own(absolute)), backendtest.Batch(images, absolute(x)), core.Probe{Train: true})["out/layer"]
 		within(t, name, y, want, func(i int) float64 {
 			return precision.productBound(g.K*g.K*g.Cin/g.Groups+1, size[i])
 		})

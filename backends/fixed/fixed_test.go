@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"hypnos/backends/backendtest"
 	"hypnos/core"
 	"hypnos/core/edge"
 	"hypnos/core/fixed"
@@ -143,7 +144,7 @@ func TestLayersAreTheirDefinition(t *testing.T) {
 				p := randomParams(t, n, 1, 0.5)
 				e := openEngine(t, o, n, core.Options{MaxBatch: 3}, p)
 				x := images(n, 2, 3)
-				trace(t, e, x, core.Probe{}) // which leaves every output behind; Infer skips some
+				backendtest.Trace(t, e, x, core.Probe{}) // which leaves every output behind; Infer skips some
 				logits := e.logits(x.N, n.Output().C)
 				for i, v := range n.Nodes {
 					if i == 0 {

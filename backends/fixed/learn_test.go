@@ -8,6 +8,7 @@ import (
 	"math"
 	"testing"
 
+	"hypnos/backends/backendtest"
 	"hypnos/backends/ref"
 	"hypnos/core"
 	"hypnos/core/edge"
@@ -37,22 +38,6 @@ func floatParams(t *testing.T, n *net.Network, p *model.Params) *model.Params {
 			}
 			all.Add(model.NewTensor(q.Name, q.Shape, x))
 		}
-	}
-	return all
-}
-
-func trace(t *testing.T, e core.Engine, x core.Batch, p core.Probe) map[string][]float64 {
-	t.Helper()
-	all := map[string][]float64{}
-	for v, err := range e.Trace(context.Background(), x, p) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := v.Float64s()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[v.Name] = append([]float64(nil), f...)
 	}
 	return all
 }
@@ -120,7 +105,7 @@ func TestGradientsAgainstReference(t *testing.T) {
 						t.Fatal("no images without a flip")
 					}
 					x := images(n, seed, 4)
-					got, want = trace(t, e, x, probe), trace(t, r, x, probe)
+					got, want = backendtest.Trace(t, e, x, probe), backendtest.Trace(t, r, x, probe)
 				}
 				for name, g := range got {
 					if name[:5] != "grad/" {
@@ -180,7 +165,7 @@ func TestLearningIsRightOnAverage(t *testing.T) {
 		p := randomParams(t, n, 3, 0.3)
 		x, y := images(n, 5, 2), core.Labels{1, 3}
 		e := openEngine(t, Options{}, n, training(2), p)
-		grads := trace(t, e, x, core.Probe{Train: true, Labels: y})
+		grads := backendtest.Trace(t, e, x, core.Probe{Train: true, Labels: y})
 		change := map[string][]float64{}
 		for seed := range uint64(seeds) {
 			c := training(2)
