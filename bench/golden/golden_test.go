@@ -15,10 +15,9 @@ import (
 	"hypnos/bench/golden"
 	"hypnos/core/data"
 	"hypnos/core/data/datatest"
-	"hypnos/core/edge"
+	"hypnos/core/edge/edgetest"
 	"hypnos/core/model"
 	"hypnos/core/net"
-	"hypnos/core/rng"
 	"hypnos/core/sleep"
 )
 
@@ -33,25 +32,6 @@ func small(t *testing.T, spec sleep.Spec) equivalence.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, ranges := &model.Params{}, edge.Ranges{}
-	for i, v := range n.Nodes {
-		s := rng.New(1, rng.Test, uint64(i))
-		ranges[v.Name] = 4
-		for k, q := range v.Params {
-			w := make([]float64, q.Len())
-			for j := range w {
-				w[j] = (s.Normal(uint64(k<<20+j)) + 1) / 8
-			}
-			p.Add(model.NewTensor(q.Name, q.Shape, w))
-		}
-	}
-	converted, _, err := edge.Convert(n, p, ranges, edge.ConvertOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if converted, err = converted.Snapshot(); err != nil {
-		t.Fatal(err)
-	}
 	d, err := data.Open(datatest.ClassFolders(t, 8, 4, 4), data.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +42,7 @@ func small(t *testing.T, spec sleep.Spec) equivalence.Options {
 	}
 	stats := data.ComputeStats(d.Train)
 	return equivalence.Options{
-		Net: n, Params: converted, Steps: 5, Every: 4, Check: 3, Phase: phase, Rate: 0.01, Seed: 1,
+		Net: n, Params: edgetest.Params(t, n, 4), Steps: 5, Every: 4, Check: 3, Phase: phase, Rate: 0.01, Seed: 1,
 		Train: &data.Loader{Images: d.Train, Size: 6, Batch: 1, Stats: stats, Seed: 1},
 		Test:  &data.Loader{Images: d.Test, Size: 6, Batch: 4, Stats: stats},
 	}

@@ -2,7 +2,9 @@ package represent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 
 	"hypnos/backends/ref"
 	"hypnos/core"
@@ -103,7 +105,10 @@ func shifted(ctx context.Context, v net.Node, l sleep.Layer, p *model.Params, x 
 		}
 		s := Shift{Layer: v.Name, Position: d, Input: d * l.Window.Stride}
 		var ok bool
-		if s.Error, ok = apart(y, still, v, l.Window, images, d); ok { // a map may be too small for the distance
+		switch s.Error, ok = apart(y, still, v, l.Window, images, d); {
+		case math.IsNaN(s.Error) || math.IsInf(s.Error, 0):
+			return nil, errors.New("its response is not finite")
+		case ok: // a map may be too small for the distance
 			all = append(all, s)
 		}
 	}
@@ -150,5 +155,8 @@ func apart(y, still []float64, v net.Node, w net.Window, images, d int) (float64
 		e, m := y[here]-still[before], still[before]-means[c]
 		difference, spread = difference+e*e, spread+m*m
 	})
-	return difference / spread, spread > 0
+	if spread == 0 {
+		return 0, false
+	}
+	return difference / spread, true
 }

@@ -80,17 +80,22 @@ Examples:
 		return usageError{errors.New("--rule observe changes nothing to compare")}
 	}
 	r, err := o.run(ctx, c, *names)
+	return reportEquivalence(ctx, c, r, err, *every, *file)
+}
+
+// reportEquivalence prints what a comparison found, and writes it to a JSON file that is named. A violated bound is an error.
+func reportEquivalence(ctx context.Context, c console, r *equivalence.Result, err error, every bool, file string) error {
 	if err != nil {
 		if ctx.Err() != nil {
 			return train.ErrInterrupted
 		}
 		return err
 	}
-	if err := r.WriteText(c.Out, *every); err != nil {
+	if err := r.WriteText(c.Out, every); err != nil {
 		return err
 	}
-	if *file != "" {
-		if err := saveJSON(*file, r); err != nil {
+	if file != "" {
+		if err := saveJSON(file, r); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"hypnos/bench/equivalence"
 	"hypnos/bench/golden"
 	"hypnos/core/sleep"
-	"hypnos/core/train"
 )
 
 func benchGolden(ctx context.Context, c console, args []string) error {
@@ -61,21 +60,7 @@ Examples:
 		}
 		r, err = o.recordGolden(ctx, c, *out, *backend, spec)
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return train.ErrInterrupted
-		}
-		return err
-	}
-	if err := r.WriteText(c.Out, *every); err != nil {
-		return err
-	}
-	if *file != "" {
-		if err := saveJSON(*file, r); err != nil {
-			return err
-		}
-	}
-	return r.Err()
+	return reportEquivalence(ctx, c, r, err, *every, *file)
 }
 
 // recordGolden writes a golden file.
