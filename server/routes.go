@@ -10,6 +10,7 @@ import (
 type route struct {
 	method, path string
 	open         bool // without a token, and for pages of other sites
+	page         bool // for people: not part of the API
 	unlimited    bool // not counted by the limit of requests
 	codes        []brain.Code
 	serve        func(http.ResponseWriter, *http.Request) error
@@ -61,6 +62,7 @@ func (s *Server) table() []route {
 			brain.CodeBusy, brain.CodeStorage)},
 		{method: "GET", path: "/metrics", serve: s.showMetrics},
 		{method: "GET", path: "/healthz", serve: s.healthy, open: true, unlimited: true},
+		{method: "GET", path: "/openapi.json", serve: s.describe, open: true},
 		{method: "GET", path: "/readyz", serve: s.ready, open: true, unlimited: true, codes: []brain.Code{CodeNotReady, brain.CodeStopping}},
 	}
 }

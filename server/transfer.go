@@ -1,10 +1,11 @@
 package server
 
 import (
+	"errors"
 	"io"
 	"mime"
 	"net/http"
-	"os"
+
 	"strconv"
 	"time"
 
@@ -81,7 +82,7 @@ type patientWriter struct {
 }
 
 func (p *patientWriter) Write(b []byte) (int, error) {
-	if err := p.rc.SetWriteDeadline(time.Now().Add(p.limits.WriteTimeout.Duration)); err != nil && err != http.ErrNotSupported && !os.IsTimeout(err) {
+	if err := p.rc.SetWriteDeadline(time.Now().Add(p.limits.WriteTimeout.Duration)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return 0, err
 	}
 	return p.w.Write(b)
