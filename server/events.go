@@ -18,36 +18,22 @@ const maxEvents = 256
 
 // feed keeps the last events, for any number of readers, each at its own place.
 type feed struct {
-	run    string // tells the events of this run from those of another, which count from 1 as well
-	cancel func()
+	run string // tells the events of this run from those of another, which count from 1 as well
 
 	mu    sync.Mutex
 	last  []brain.Event // at most maxEvents, without a gap unless the brain missed some
 	fresh chan struct{} // closed when there is another
 }
 
-// newFeed subscribes to a brain's events.
-func newFeed(b Brain) *feed {
-	events, cancel := b.Subscribe(maxEvents)
-	f := &feed{run: strconv.FormatInt(b.Status().Started.UnixNano(), 36), cancel: cancel, fresh: make(chan struct{})}
-	go func() {
-		for e := range events {
-			f.add(e)
-		}
-	}()
-	return f
+// newFeed is a feed without events, of the run that began at start.
+func newFeed(start time.Time) *feed {
+	return &feed{run: strconv.FormatInt(start.UnixNano(), 36), fresh: make(chan struct{})}
 }
-
-// close ends the subscription; the brain closes the channel.
-func (f *feed) close() { f.cancel() }
 
 func (f *feed) add(e brain.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.last) == maxEvents {
-		f.last = append(f.last[:0], f.last[1:]...)
-	}
-	f.last = append(f.last, e)
+	f.last = appendLast(f.last, e, maxEvents)
 	close(f.fresh)
 	f.fresh = make(chan struct{})
 }

@@ -45,13 +45,14 @@ func (s *Server) table() []route {
 	with := func(codes []brain.Code, more ...brain.Code) []brain.Code {
 		return append(codes[:len(codes):len(codes)], more...)
 	}
-	return []route{
+	return append(pages(), []route{
 		{method: "POST", path: "/v1/classify", serve: s.classify, codes: image},
 		{method: "POST", path: "/v1/learn", serve: s.learn,
 			codes: with(image, brain.CodeLabel, brain.CodeNotDurable, brain.CodeStorage, CodeMultipart)},
 		{method: "POST", path: "/v1/sleep", serve: s.sleep, codes: with(reason, brain.CodeNoModel)},
 		{method: "POST", path: "/v1/wake", serve: s.wake, codes: reason},
 		{method: "GET", path: "/v1/status", serve: s.status},
+		{method: "GET", path: "/v1/history", serve: s.showHistory},
 		{method: "GET", path: "/v1/events", serve: s.stream, codes: []brain.Code{brain.CodeBusy, CodeParameter}},
 		{method: "GET", path: "/v1/model", serve: s.export, codes: []brain.Code{brain.CodeBusy, brain.CodeNoModel, brain.CodeStorage}},
 		{method: "POST", path: "/v1/model", serve: s.upload, codes: with(body, CodeMediaType, CodeTooLong, brain.CodePackage,
@@ -64,5 +65,5 @@ func (s *Server) table() []route {
 		{method: "GET", path: "/healthz", serve: s.healthy, open: true, unlimited: true},
 		{method: "GET", path: "/openapi.json", serve: s.describe, open: true},
 		{method: "GET", path: "/readyz", serve: s.ready, open: true, unlimited: true, codes: []brain.Code{CodeNotReady, brain.CodeStopping}},
-	}
+	}...)
 }

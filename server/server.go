@@ -46,6 +46,8 @@ type Server struct {
 	streams  chan struct{} // a place for each stream of events
 	metrics  *metrics
 	events   *feed
+	history  *history
+	leave    func()        // ends the subscription
 	stopping chan struct{} // closed by Close: streams end
 	close    sync.Once
 }
@@ -64,12 +66,17 @@ func New(b Brain, c Config, log *slog.Logger) (*Server, error) {
 		clients:  newBuckets(c.Rate, c.Burst),
 		images:   make(chan struct{}, c.MaxImages),
 		streams:  make(chan struct{}, c.MaxStreams),
-		events:   newFeed(b),
+		events:   newFeed(b.Status().Started),
+		history:  &history{},
 		stopping: make(chan struct{}),
 	}
 	s.routes = s.table()
 	s.metrics = newMetrics(s.routes)
 	s.mux = s.newMux()
+	events, leave := b.Subscribe(maxEvents)
+	s.leave = leave
+	s.history.measure(b.Status())
+	go s.watch(events)
 	return s, nil
 }
 
@@ -77,7 +84,7 @@ func New(b Brain, c Config, log *slog.Logger) (*Server, error) {
 func (s *Server) Close() {
 	s.close.Do(func() {
 		close(s.stopping)
-		s.events.close()
+		s.leave()
 	})
 }
 

@@ -201,7 +201,7 @@ func (b *Brain) change(method, state, reason string) (brain.Mood, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.status.Mood = brain.Mood{State: state, Reason: reason, Since: b.status.Started.Add(time.Minute)}
+	b.status.Mood = brain.Mood{State: state, Reason: reason, Since: time.Now()}
 	m := b.status.Mood
 	b.emit(brain.Event{Kind: brain.EventMood, Text: state + ": " + reason, Mood: &m})
 	return m, nil
@@ -233,7 +233,7 @@ func (b *Brain) Emit(e brain.Event) {
 
 func (b *Brain) emit(e brain.Event) {
 	b.events++
-	e.ID, e.Time = b.events, b.status.Started.Add(time.Duration(b.events)*time.Second)
+	e.ID, e.Time = b.events, time.Now()
 	for c := range b.subscribers {
 		select {
 		case c <- e:
