@@ -5,7 +5,7 @@ GO    ?= go
 GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
+.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools e2e e2e-tools cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
 	cuda-emu-go cuda-emu-generated cuda-spills generate generate-check bench fuzz clean
 
 demo: ## the paper's effect on the embedded sample: a table and a figure, about two minutes on two cores
@@ -18,14 +18,14 @@ build: ## the tool, as bin/hypnos
 	$(GO) build -o bin/ ./cmd/...
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
 vet: ## go vet, on every platform that is built for
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./...
 	GOARCH=arm64 $(GO) vet ./...
 	GOARCH=arm GOARM=7 $(GO) vet ./...
-	for g in $(GENS) backends/internal/neon; do (cd $$g && $(GO) vet ./...) || exit 1; done
+	for g in $(GENS) backends/internal/neon e2e; do (cd $$g && $(GO) vet ./...) || exit 1; done
 
 fmt: ## fails when a file is not formatted
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted:"; echo "$$unformatted"; exit 1; fi
@@ -33,7 +33,7 @@ fmt: ## fails when a file is not formatted
 tidy: ## fails when go.mod does not fit the code
 	$(GO) mod tidy -diff
 	$(GO) mod verify
-	for g in $(GENS) backends/internal/neon; do (cd $$g && $(GO) mod tidy -diff) || exit 1; done
+	for g in $(GENS) backends/internal/neon e2e; do (cd $$g && $(GO) mod tidy -diff) || exit 1; done
 
 race: ## the race detector, on the packages with goroutines; needs a C compiler
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./core/data ./core/train ./backends ./backends/cpu/... ./bench/... ./board/... ./server/... ./cmd/...
@@ -55,6 +55,14 @@ test-arm: ## the tests on emulated arm64 and armv7 processors
 arm-tools: ## installs the emulators of test-arm and the disassembler of generate-check from Debian
 	$(SUDO) apt-get update
 	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
+
+e2e: ## the edge daemon's page in a real browser; screenshots go to e2e/screenshots
+	@command -v chromium >/dev/null || echo "SKIPPED: no Chromium; make e2e-tools installs it"
+	cd e2e && $(GO) test -count=1 ./...
+
+e2e-tools: ## installs the browser of e2e from Debian
+	$(SUDO) apt-get update
+	$(SUDO) apt-get install -y --no-install-recommends chromium fonts-dejavu-core
 
 # What CUDA's headers, nvcc and ptxas are taken from: an installed toolkit that CUDA_HOME names, or what cuda-tools unpacks.
 CUDA         := $(or $(CUDA_HOME),$(CURDIR)/.tools/cuda)
