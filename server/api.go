@@ -156,9 +156,12 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, limit int64, tooLo
 	if _, is := errors.AsType[*http.MaxBytesError](err); is {
 		return nil, long()
 	}
-	// The deadline was for the body; were it to pass later, the connection would count as lost.
+	if err != nil {
+		return nil, err // the deadline stands: what is left of the body is not waited for
+	}
+	// It was for the body; were it to pass later, the connection would count as lost.
 	http.NewResponseController(w).SetReadDeadline(time.Time{})
-	return b.Bytes(), err
+	return b.Bytes(), nil
 }
 
 // formSlack is what a form may be longer than its image.

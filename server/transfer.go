@@ -23,14 +23,14 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) error {
 	rc := http.NewResponseController(w)
 	body := &patientReader{r: http.MaxBytesReader(w, r.Body, s.config.MaxPackageBytes), rc: rc, limits: s.config}
 	m, err := s.brain.Upload(r.Context(), body)
-	rc.SetReadDeadline(time.Time{})
-	if body.err != nil {
-		err = body.err // the brain says that a package is not whole; this is why
-	}
-	if _, is := err.(*http.MaxBytesError); is {
-		return s.packageTooLong()
-	}
 	if err != nil {
+		if _, is := errors.AsType[*http.MaxBytesError](body.err); is {
+			return s.packageTooLong()
+		}
+		if body.err != nil {
+			return body.err // the brain says that a package is not whole; this is why
+		}
+		io.Copy(io.Discard, body) // many clients hear of a refusal only when they have sent all
 		return err
 	}
 	s.log.Info("model uploaded", "client", clientOf(r), "slot", m.Slot, "version", m.Version)
@@ -68,7 +68,11 @@ func (p *patientReader) Read(b []byte) (int, error) {
 	p.rc.SetReadDeadline(now.Add(p.limits.ReadTimeout.Duration))
 	p.rc.SetWriteDeadline(now.Add(p.limits.ReadTimeout.Duration + p.limits.AnswerTimeout.Duration + p.limits.WriteTimeout.Duration))
 	n, err := p.r.Read(b)
-	if err != nil && err != io.EOF {
+	switch err {
+	case nil:
+	case io.EOF:
+		p.rc.SetReadDeadline(time.Time{}) // were it to pass now, the connection would count as lost
+	default:
 		p.err = err
 	}
 	return n, err

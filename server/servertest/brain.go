@@ -21,7 +21,7 @@ import (
 type Brain struct {
 	// Fail, when set, is asked before each call, by the name of its method; its error is the call's.
 	Fail func(method string) error
-	// Delay is how long Classify and Learn take, with the context.
+	// Delay is how long Classify, Learn, Upload and Export take, unless the context ends before.
 	Delay time.Duration
 	// Package is what Export writes, and Upload must be given.
 	Package []byte
@@ -258,8 +258,11 @@ func (b *Brain) Subscribe(buffer int) (<-chan brain.Event, func()) {
 }
 
 // Upload takes Package, and nothing else, as version 4.
-func (b *Brain) Upload(_ context.Context, r io.Reader) (brain.Model, error) {
+func (b *Brain) Upload(ctx context.Context, r io.Reader) (brain.Model, error) {
 	text, readErr := io.ReadAll(r)
+	if err := b.wait(ctx); err != nil {
+		return brain.Model{}, err
+	}
 	if err := b.fails("Upload"); err != nil {
 		return brain.Model{}, err
 	}
@@ -311,8 +314,11 @@ func (b *Brain) use(method, from, to, none, reason string) (brain.Model, error) 
 }
 
 // Export writes Package.
-func (b *Brain) Export(_ context.Context, w io.Writer) error {
+func (b *Brain) Export(ctx context.Context, w io.Writer) error {
 	if err := b.fails("Export"); err != nil {
+		return err
+	}
+	if err := b.wait(ctx); err != nil {
 		return err
 	}
 	_, err := w.Write(b.Package)
