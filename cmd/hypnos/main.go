@@ -7,6 +7,8 @@
 //	hypnos package     make integers of a checkpoint, for the edge
 //	hypnos represent   compare what networks make of images
 //	hypnos export      write a network as an ONNX model
+//	hypnos deploy      bring an edge package to a board
+//	hypnos pull        bring what a board has learned back
 //	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
 //	hypnos bench       speed against limits and other programs; backends against each other
@@ -63,6 +65,8 @@ func commands() []command {
 		{"plan", "what an edge package takes on a board, before it is there", planCommand},
 		{"represent", "what networks make of images, compared layer by layer; shifts", representCommand},
 		{"export", "write a network as an ONNX model, for other programs", exportCommand},
+		{"deploy", "bring an edge package to a board, and follow its trial", deployCommand},
+		{"pull", "bring what a board has learned back, as an edge package", pullCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
 		{"bench", "speed against limits and other programs; backends against each other", bench},
