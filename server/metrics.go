@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,6 +88,9 @@ func (s *Server) showMetrics(w http.ResponseWriter, _ *http.Request) error {
 func (m *metrics) write(t *exposition) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if n, known := resident(); known {
+		t.one("process_resident_memory_bytes", "gauge", "Memory of the daemon that is in RAM.", n)
+	}
 	t.one("hypnos_http_in_flight", "gauge", "Requests that are being served.", float64(m.inFlight.Load()))
 	t.head("hypnos_errors_total", "counter", "Errors by their code.")
 	for _, code := range slices.Sorted(maps.Keys(m.errors)) {
@@ -111,6 +115,20 @@ func (m *metrics) write(t *exposition) {
 		t.value(seconds+"_sum", h.sum, "path", path)
 		t.value(seconds+"_count", float64(n), "path", path)
 	}
+}
+
+// resident is the memory of this process that is in RAM, in bytes, where Linux tells it.
+func resident() (bytes float64, known bool) {
+	text, err := os.ReadFile("/proc/self/statm") // in pages: size, resident, …
+	if err != nil {
+		return 0, false
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) < 2 {
+		return 0, false
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	return float64(pages) * float64(os.Getpagesize()), err == nil
 }
 
 // writeStatus writes what the brain tells. What is not known is left out.

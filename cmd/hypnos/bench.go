@@ -29,12 +29,16 @@ func bench(ctx context.Context, c console, args []string) error {
 	if len(args) > 0 && args[0] == "continual" {
 		return benchContinual(ctx, c, args[1:])
 	}
+	if len(args) > 0 && args[0] == "load" {
+		return benchLoad(ctx, c, args[1:])
+	}
 	f := newFlags(c, "bench", "NAME [flags]", `
 Runs a benchmark:
   speed        the CPU backend against the machine's limits and against other programs
   equivalence  backends against each other, layer by layer, with bounds
   golden       what a backend computed, in a file, and backends against it
   continual    learning from a stream, with sleep and without, in integers and in float32
+  load         many clients of an edge daemon at a time
 
 hypnos bench NAME --help shows its flags.
 
@@ -45,7 +49,7 @@ Examples:
 	if _, err := f.parse(args); err != nil {
 		return err
 	}
-	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence, golden, continual")}
+	return usageError{fmt.Errorf("missing the name of a benchmark: speed, equivalence, golden, continual, load")}
 }
 
 func benchSpeed(ctx context.Context, c console, args []string) error {

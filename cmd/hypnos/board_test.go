@@ -201,3 +201,30 @@ func TestFollow(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A load that goes well, and one whose board loses a step.
+func TestBenchLoad(t *testing.T) {
+	t.Parallel()
+	b := servertest.New()
+	c := server.Defaults()
+	c.Rate = 0
+	s, err := server.New(b, c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(s)
+	t.Cleanup(func() { s.Close(); web.Close() })
+	out := filepath.Join(t.TempDir(), "load.json")
+	args := []string{"bench", "load", "--to", web.URL, "--clients", "3", "--duration", "100ms"}
+	works(t, append(args, "--json", out), "3 clients for", "p99", "0 lost")
+	if !strings.Contains(read(t, out), `"acknowledged"`) {
+		t.Error("no report")
+	}
+	b.Fail = func(method string) error { return errors.New(method + " fails") }
+	if r := hypnos(context.Background(), args...); r.code != exitFailed || !strings.Contains(r.err, `errors of code "internal"`) {
+		t.Errorf("exit code %d, %s", r.code, r.err)
+	}
+	for _, more := range [][]string{{"--clients", "0"}, {"--learn", "nan"}, {"--to", ""}, {"--duration", "0s"}} {
+		fails(t, t.TempDir(), exitUsage, append(args[:len(args):len(args)], more...))
+	}
+}

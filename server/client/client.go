@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,6 +67,7 @@ func New(c Config) (*Client, error) {
 	t := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 256, // a load has many at a time
 		// A board that refuses a package by its header says so before all of it is sent.
 		ExpectContinueTimeout: 5 * time.Second,
 	}
@@ -123,6 +125,33 @@ func (c *Client) Status(ctx context.Context) (s brain.Status, err error) {
 	return s, c.call(ctx, "GET", "/v1/status", nil, &s)
 }
 
+// Classify asks what the network says of an image.
+func (c *Client) Classify(ctx context.Context, x brain.Image) (result brain.Result, err error) {
+	return result, c.image(ctx, "/v1/classify", nil, x, &result)
+}
+
+// Learn has the network learn from an image and its label.
+func (c *Client) Learn(ctx context.Context, x brain.Image, label int) (ack brain.Ack, err error) {
+	return ack, c.image(ctx, "/v1/learn", url.Values{"label": {strconv.Itoa(label)}}, x, &ack)
+}
+
+func (c *Client) image(ctx context.Context, path string, query url.Values, x brain.Image, result any) error {
+	r, err := c.request(ctx, "POST", path, bytes.NewReader(x.Data))
+	if err != nil {
+		return err
+	}
+	r.URL.RawQuery = query.Encode()
+	r.Header.Set("Content-Type", x.Type)
+	return c.do(r, result)
+}
+
+// Metrics are the board's, in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context) (string, error) {
+	var b strings.Builder
+	err := c.get(ctx, "/metrics", &b)
+	return b.String(), err
+}
+
 // Upload sends a package of size bytes. The board verifies it; Activate takes it into use.
 func (c *Client) Upload(ctx context.Context, text io.Reader, size int64) (m brain.Model, err error) {
 	r, err := c.request(ctx, "POST", "/v1/model", text)
@@ -147,7 +176,12 @@ func (c *Client) Rollback(ctx context.Context, reason string) (m brain.Model, er
 
 // Export writes the model with what it learned, a package, to w. After an error what was written is not whole.
 func (c *Client) Export(ctx context.Context, w io.Writer) error {
-	r, err := c.request(ctx, "GET", "/v1/model", nil)
+	return c.get(ctx, "/v1/model", w)
+}
+
+// get copies what a path gives.
+func (c *Client) get(ctx context.Context, path string, w io.Writer) error {
+	r, err := c.request(ctx, "GET", path, nil)
 	if err != nil {
 		return err
 	}
