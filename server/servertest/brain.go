@@ -28,7 +28,6 @@ type Brain struct {
 
 	mu          sync.Mutex
 	status      brain.Status
-	acked       map[int64]bool
 	subscribers map[chan brain.Event]bool
 	events      uint64
 }
@@ -50,7 +49,7 @@ func New() *Brain {
 	previous := m
 	previous.Slot, previous.State, previous.Version = "b", brain.Previous, 2
 	return &Brain{
-		Package: []byte("a package"), acked: map[int64]bool{}, subscribers: map[chan brain.Event]bool{},
+		Package: []byte("a package"), subscribers: map[chan brain.Event]bool{},
 		status: brain.Status{
 			Mood:    brain.Mood{State: "awake", Reason: "started", Since: start},
 			Started: start, QueueLimit: 8, Step: 120, StepsSinceSleep: 20,
@@ -180,7 +179,6 @@ func (b *Brain) Learn(ctx context.Context, x brain.Image, label int) (brain.Ack,
 	}
 	f.Share = float64(f.Correct) / float64(f.Count)
 	ack := brain.Ack{Step: b.status.Step, Correct: label == 1, Loss: 0.5, Durable: true}
-	b.acked[ack.Step] = true
 	b.emit(brain.Event{Kind: brain.EventLearn, Text: "learned", Learn: &ack})
 	return ack, nil
 }
