@@ -102,6 +102,8 @@ func (s *Server) explain(r *http.Request, err error) (brain.Code, string) {
 		return CodeTimeout, "the network was not free in time; what was to be learned may be learned yet"
 	case r.Context().Err() != nil:
 		return "", ""
+	case errors.Is(err, context.Canceled): // not by the client
+		return brain.CodeStopping, "the daemon ends"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return CodeBody, "the body is shorter than announced"
 	}

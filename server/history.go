@@ -36,11 +36,12 @@ type sample struct {
 	Current     *float64  `json:"current"`
 }
 
-// measurement is the layers at a moment: by layer, the SNR, nil where infinite, and after a sleep how it kept the means.
+// measurement is the layers at a moment: by layer, the SNR, nil where infinite, and after a sleep how it
+// kept the means, nil where they were zero.
 type measurement struct {
 	Time      time.Time  `json:"time"`
 	SNR       []*float64 `json:"snr"`
-	MeanRatio []float64  `json:"mean_ratio,omitempty"`
+	MeanRatio []*float64 `json:"mean_ratio,omitempty"`
 }
 
 // history collects the past.
@@ -98,7 +99,7 @@ func (h *history) add(at time.Time, layers []sleep.LayerReport, after bool) {
 		stats := l.Before
 		if after {
 			stats = l.After
-			m.MeanRatio = append(m.MeanRatio, l.Mean.Ratio)
+			m.MeanRatio = append(m.MeanRatio, sleep.Finite(l.Mean.Ratio))
 		}
 		if stats == nil || stats.Groups == 0 {
 			return // not measured, or a layer without groups, of which nothing can be told

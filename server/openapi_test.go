@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
@@ -212,6 +213,12 @@ func probes(t *testing.T, g rig) []probe {
 		{"half a form", "POST", "/v1/learn", kind, learned[:len(learned)/2], nil, 400, CodeMultipart},
 
 		{"with a reason", "POST", "/v1/sleep", "application/json", []byte(`{"reason": "to show it"}`), nil, 200, ""},
+		{"numbers that JSON has not", "GET", "/v1/status", "", nil, func(g *rig, _ *http.Request) {
+			g.brain.Set(func(s *brain.Status) { s.Layers[0].After.SNR, s.Layers[0].Mean.Ratio = math.Inf(1), math.NaN() })
+		}, 200, ""},
+		{"the brain gave up", "POST", "/v1/classify", "image/png", image, func(g *rig, _ *http.Request) {
+			g.brain.Fail = func(string) error { return context.Canceled }
+		}, 503, brain.CodeStopping},
 		{"pages alike", "HEAD", "/v1/status", "", nil, nil, 200, ""},
 		{"type", "POST", "/v1/model", "image/png", []byte("x"), nil, 415, CodeMediaType},
 		{"announced too long", "POST", "/v1/model", brain.Tensor, g.brain.Package, small, 413, CodeTooLong},

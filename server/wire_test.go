@@ -276,7 +276,7 @@ func TestHistory(t *testing.T) {
 	h.measure(st)
 	h.measure(st)
 	began := st.Sleeps[0].Began
-	if m := h.past.Measurements; len(m) != 2 || !m[0].Time.Equal(began) || *m[0].SNR[0] != 1.2 || m[0].MeanRatio != nil || *m[1].SNR[1] != 1.6 || m[1].MeanRatio[1] != 0.999 {
+	if m := h.past.Measurements; len(m) != 2 || !m[0].Time.Equal(began) || *m[0].SNR[0] != 1.2 || m[0].MeanRatio != nil || *m[1].SNR[1] != 1.6 || *m[1].MeanRatio[1] != 0.999 {
 		t.Fatalf("measurements %+v", m)
 	}
 	equal := *st.Sleeps[0].Layers[0].After

@@ -279,6 +279,20 @@ func TestInstant(t *testing.T) {
 	}
 }
 
+// What is kept outlives JSON, also what is no number.
+func TestPreservationJSON(t *testing.T) {
+	for want, p := range map[string]Preservation{`{"ratio":0.5,"error":0.25}`: {0.5, 0.25}, `{"ratio":null,"error":null}`: {math.NaN(), math.Inf(1)}} {
+		text, err := json.Marshal(p)
+		if err != nil || string(text) != want {
+			t.Errorf("%s %v, want %s", text, err, want)
+		}
+		var back Preservation
+		if err := json.Unmarshal(text, &back); err != nil || back != p && !math.IsNaN(p.Ratio) || math.IsNaN(back.Ratio) != math.IsNaN(p.Ratio) {
+			t.Errorf("%+v %v, was %+v", back, err, p)
+		}
+	}
+}
+
 func TestPreservation(t *testing.T) {
 	for _, c := range []struct {
 		before, after []float64

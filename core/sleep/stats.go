@@ -162,6 +162,33 @@ type Preservation struct {
 	Error float64 `json:"error"` // ‖w̄ - w̄0‖ / ‖w̄0‖
 }
 
+// MarshalJSON writes what is not finite, of means that were all zero and are no longer, as null.
+func (p Preservation) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Ratio *float64 `json:"ratio"`
+		Error *float64 `json:"error"`
+	}{Finite(p.Ratio), Finite(p.Error)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote; null is NaN.
+func (p *Preservation) UnmarshalJSON(text []byte) error {
+	v := struct {
+		Ratio *float64 `json:"ratio"`
+		Error *float64 `json:"error"`
+	}{}
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	*p = Preservation{math.NaN(), math.NaN()}
+	if v.Ratio != nil {
+		p.Ratio = *v.Ratio
+	}
+	if v.Error != nil {
+		p.Error = *v.Error
+	}
+	return nil
+}
+
 // PreservationSum accumulates Preservation, weight by weight.
 type PreservationSum struct{ cross, before2, diff2 float64 }
 

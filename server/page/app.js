@@ -133,15 +133,16 @@ function outcome(s) {
   return s.stopped ? `interrupted: ${s.stopped}` : "not finished";
 }
 
-function kept1(s) {
-  const ratios = (s.layers ?? []).filter((l) => l.after).map((l) => l.mean.ratio);
+// meansKept is the average over the layers that were slept.
+function meansKept(s) {
+  const ratios = (s.layers ?? []).map((l) => l.after ? l.mean.ratio : null).filter((ratio) => ratio != null);
   return ratios.length ? (ratios.reduce((a, b) => a + b) / ratios.length).toFixed(4) : "–";
 }
 
 function showSleeps() {
   const sleeps = [...status.sleeps ?? []].reverse();
   table($("sleeps"), [["Began", "nowrap"], ["Asleep", "n"], ["Parts", "n"], ["Rule", ""], ["Because", "text"], ["How it went", "text"], ["Means kept", "n"]],
-    sleeps.map((s) => [when(s.began), duration(s.asleep_ns / 1e6), String(s.parts), s.rule, s.reason, outcome(s), kept1(s)]),
+    sleeps.map((s) => [when(s.began), duration(s.asleep_ns / 1e6), String(s.parts), s.rule, s.reason, outcome(s), meansKept(s)]),
     "No sleep yet. It sleeps when it is asked to, at night, after enough labels, when idle or when its weights diverge.", "Sleeps, the latest first");
 }
 
@@ -160,7 +161,7 @@ function plot() {
   const common = { from, to, bands };
   const perLayer = (pick) => layers.names.map((name, i) => ({
     name, colour: colour(i, layers.names.length),
-    points: layers.points.filter((p) => pick(p)).map((p) => [p.time, pick(p)[i]]),
+    points: layers.points.filter((p) => pick(p)?.[i] != null).map((p) => [p.time, pick(p)[i]]),
   }));
   const line = (pick) => [{ name: "", points: samples.map((s) => [s.time, pick(s)]).filter(([, v]) => v != null) }];
   const why = (name) => known(name, 1).note || "nothing in this time";
@@ -276,7 +277,9 @@ matchMedia("(prefers-color-scheme: dark)").onchange = () => status && show();
 
 function note(kind, e) {
   const text = kind === "missed" ? "others happened in between" : e.text;
-  $("events").prepend(el("li", {}, el("span", { class: "muted" }, e.time ? when(e.time) : ""), el("span", { class: "muted" }, kind), el("span", {}, text)));
+  const latest = $("events").firstChild;
+  if (kind === "learn" && latest?.dataset.kind === "learn") latest.remove(); // of a run of steps the last one
+  $("events").prepend(el("li", { "data-kind": kind }, el("span", { class: "muted" }, e.time ? when(e.time) : ""), el("span", { class: "muted" }, kind), el("span", {}, text)));
   while ($("events").children.length > 50) $("events").lastChild.remove();
 }
 
