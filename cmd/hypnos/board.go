@@ -252,7 +252,7 @@ func pull(ctx context.Context, c console, board *client.Client, out string) (err
 	}
 	p, err := edge.OpenPackage(file.Name())
 	if err != nil {
-		return fmt.Errorf("what the board sent is no whole package: %w", errors.Unwrap(err))
+		return fmt.Errorf("what %s sent is no whole package: %w", board, cmp.Or(errors.Unwrap(err), err)) // not the name of a file that is gone
 	}
 	m := p.Manifest
 	if err := p.Close(); err != nil {

@@ -107,7 +107,7 @@ func TestDeployAndPull(t *testing.T) {
 
 	whole := b.Package
 	b.Package = whole[:len(whole)-1]
-	fails(t, dir, exitFailed, []string{"pull", "--from", url, "--token-file", token, "-o", out}, "no whole package")
+	fails(t, dir, exitFailed, []string{"pull", "--from", url, "--token-file", token, "-o", out}, url, "no whole package", "bytes")
 	b.Package = whole
 	damaged := filepath.Join(dir, "damaged.hyp")
 	if err := os.WriteFile(damaged, whole[:len(whole)-1], 0o600); err != nil {

@@ -114,6 +114,9 @@ func (c Config) tls() (*tls.Config, error) {
 	return t, nil
 }
 
+// String is the board's URL.
+func (c *Client) String() string { return c.base.String() }
+
 // Exposed tells whether a token would go over a network unencrypted.
 func (c *Client) Exposed() bool {
 	ip := net.ParseIP(c.base.Hostname())
