@@ -186,7 +186,8 @@ func TestHebbianSleepAgainstFloat(t *testing.T) {
 }
 
 // TestSleepIsResumable: a phase cut short after any grid and taken up where its report says gives the same weights as one
-// that ran through, and leaves no group half done.
+// that ran through, and leaves no group half done; what was slept until it was cut can be slept again, with the report's
+// place as its end.
 func TestSleepIsResumable(t *testing.T) {
 	n := testNets(t)[0]
 	p := randomParams(t, n, 6, 0.5)
@@ -200,6 +201,7 @@ func TestSleepIsResumable(t *testing.T) {
 			t.Fatal(err)
 		}
 		cut := openEngine(t, Options{}, n, core.Options{MaxBatch: 1}, p)
+		again := openEngine(t, Options{}, n, core.Options{MaxBatch: 1}, p)
 		parts := 0
 		for next := s; ; parts++ {
 			report, err := cut.Sleep(&countdown{Context: context.Background(), left: looks}, next)
@@ -211,6 +213,14 @@ func TestSleepIsResumable(t *testing.T) {
 			}
 			if parts > 200 {
 				t.Fatal("it does not end")
+			}
+			stretch := next
+			stretch.To = report.Next
+			if r, err := again.Sleep(context.Background(), stretch); err != nil || *r.Next != *report.Next {
+				t.Fatalf("slept again up to %v: %v, next %v", report.Next, err, r.Next)
+			}
+			if a, b := digest(t, cut), digest(t, again); a != b {
+				t.Fatalf("%s: %s when cut at %v, %s when slept again up to there", name, a, report.Next, b)
 			}
 			next.From = report.Next
 		}

@@ -47,7 +47,7 @@ func (s Stream) Sequence(state *State) iter.Seq2[Event, error] {
 			if !yield(Event{Kind: LayerBegins, Layer: w.Name}, nil) {
 				return
 			}
-			for i := w.First; i < len(w.Grids) && p.events > 0; i++ {
+			for i := w.First; i < w.End && p.events > 0; i++ {
 				for e := range p.task(w.Grids[i], i).Events() {
 					if !yield(e, nil) {
 						return

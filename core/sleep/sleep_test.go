@@ -520,6 +520,10 @@ func TestBadTokens(t *testing.T) {
 		{Stream{From: &Token{Layer: "a", Grid: -1}}, "grid -1"},
 		{Stream{From: &Token{Layer: "a"}, Layers: []string{"b"}}, "no part of this phase"},
 		{Stream{Layers: []string{"b", "c"}}, `no locally connected layer "c"`},
+		{Stream{To: &Token{Layer: "c"}}, `cannot end at layer "c"`},
+		{Stream{To: &Token{Layer: "a", Grid: 9}}, `cannot end at grid 9 of layer "a", which has 0…8`},
+		{Stream{From: &Token{Layer: "a", Grid: 5}, To: &Token{Layer: "a", Grid: 4}}, "cannot end at grid 4"},
+		{Stream{From: &Token{Layer: "b"}, To: &Token{Layer: "a"}}, "no part of this phase"},
 	} {
 		if _, err := c.s.Work(n); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v, want one with %q", c.s, err, c.want)

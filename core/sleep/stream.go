@@ -20,6 +20,9 @@ type Stream struct {
 	Layers []string
 	// From is where an interrupted phase goes on; nil means from the beginning.
 	From *Token
+	// To ends the phase before this grid, as if it had been interrupted there, without an error; nil means at its end.
+	// So an interrupted phase is done again: with what its report had as Next.
+	To *Token
 	// Source makes the patterns of Hebbian and Circuit, Events runs on each grid; nil is Gaussian.
 	Source    PatternSource
 	Events    int
@@ -38,8 +41,8 @@ type Token struct {
 	Grid  int    `json:"grid"` // index into Layer.Grids
 }
 
-// Work lists the layers that the stream runs over, each with the first grid to do. Names that are no locally
-// connected layers of the network are errors.
+// Work lists the layers that the stream runs over, each with the grids to do. Names that are no locally connected layers of
+// the network are errors, and so are From and To that are no places of this phase, in this order.
 func (s Stream) Work(n *net.Network) ([]Work, error) {
 	layers := Layers(n)
 	known := func(name string) bool {
@@ -51,12 +54,16 @@ func (s Stream) Work(n *net.Network) ([]Work, error) {
 		}
 	}
 	var work []Work
-	started := s.From == nil
+	started, ended := s.From == nil, false
 	for _, l := range layers {
+		if ended {
+			break
+		}
 		if s.Layers != nil && !slices.Contains(s.Layers, l.Name) {
 			continue
 		}
 		w := Work{Layer: l, Grids: l.Grids(s.Border)}
+		w.End = len(w.Grids)
 		if !started {
 			if l.Name != s.From.Layer {
 				continue
@@ -66,7 +73,18 @@ func (s Stream) Work(n *net.Network) ([]Work, error) {
 			}
 			w.First, started = s.From.Grid, true
 		}
-		work = append(work, w)
+		if s.To != nil && l.Name == s.To.Layer {
+			if s.To.Grid < w.First || s.To.Grid >= len(w.Grids) {
+				return nil, fmt.Errorf("sleep: cannot end at grid %d of layer %q, which has %d…%d to do", s.To.Grid, l.Name, w.First, len(w.Grids)-1)
+			}
+			w.End, ended = s.To.Grid, true
+		}
+		if w.First < w.End {
+			work = append(work, w)
+		}
+	}
+	if s.To != nil && !ended {
+		return nil, fmt.Errorf("sleep: cannot end at layer %q: it is no part of this phase", s.To.Layer)
 	}
 	if !started {
 		return nil, fmt.Errorf("sleep: cannot go on at layer %q: it is no part of this phase", s.From.Layer)
@@ -79,6 +97,7 @@ type Work struct {
 	Layer
 	Grids []Grid
 	First int // index of the first grid to do
+	End   int // index behind the last grid to do
 }
 
 // Report is what a phase did.
@@ -157,7 +176,7 @@ func Run(ctx context.Context, n *net.Network, s Stream, h Host) (Report, error) 
 			return p.report, err
 		}
 	}
-	p.report.Duration = h.Now().Sub(p.start)
+	p.report.Duration, p.report.Next = h.Now().Sub(p.start), s.To
 	return p.report, nil
 }
 
@@ -248,12 +267,12 @@ func (p *phase) share(ctx context.Context, w Work, run Runner, lr *LayerReport) 
 	}
 	var kept PreservationSum
 	if all, ok := run.(LayerRunner); ok && ctx.Err() == nil {
-		if sum, bytes, done := all.ShareAll(p.Rule, w.Grids[w.First:]); done {
+		if sum, bytes, done := all.ShareAll(p.Rule, w.Grids[w.First:w.End]); done {
 			lr.Mean, lr.Bytes = sum.Preservation(), bytes
 			return nil
 		}
 	}
-	for i := w.First; i < len(w.Grids); i++ {
+	for i := w.First; i < w.End; i++ {
 		if ctx.Err() != nil {
 			p.report.Next = &Token{Layer: w.Name, Grid: i}
 			break
