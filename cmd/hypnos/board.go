@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -52,11 +53,13 @@ and says why. With --rollback the board returns to the model before at once.
 
 Examples:
   hypnos deploy -m edge.hyp --to http://localhost:8470
+  hypnos deploy -m edge.hyp --key maker.pub --to http://localhost:8470
   hypnos deploy -m edge.hyp --to https://board.local:8470 --ca board-ca.pem --token-file board.token
   hypnos deploy --rollback --reason "confuses cats" --to https://board.local:8470 --ca board-ca.pem --token-file board.token`)
 	path := f.String("m", "", "edge package `file`")
 	to := boardFlags(f, "to")
 	rollback := f.Bool("rollback", false, "return to the model before")
+	key := f.String("key", "", "`file` of the public key that must have signed the package, looked at before it is sent")
 	reason := f.String("reason", "", "`text` that the board shows with a rollback")
 	wait := f.Duration("wait", 30*time.Minute, "how long to follow the trial")
 	if _, err := f.parse(args); err != nil {
@@ -83,6 +86,9 @@ Examples:
 		return nil
 	}
 	d := deployment{c: c, board: board, every: time.Second, wait: *wait}
+	if d.key, err = readPublicKey(*key); err != nil {
+		return err
+	}
 	return d.run(ctx, *path)
 }
 
@@ -92,16 +98,13 @@ func named(m brain.Model) string { return fmt.Sprintf("%s, version %d", m.Networ
 type deployment struct {
 	c     console
 	board *client.Client
-	every time.Duration // between looks at the trial
-	wait  time.Duration // for its end
+	every time.Duration     // between looks at the trial
+	wait  time.Duration     // for its end
+	key   ed25519.PublicKey // that must have signed the package; nil where the board alone decides
 }
 
 func (d deployment) run(ctx context.Context, path string) error {
-	p, err := edge.OpenPackage(path) // what is damaged here is not sent
-	if err != nil {
-		return err
-	}
-	if err := p.Close(); err != nil {
+	if err := d.verify(path); err != nil { // what is damaged here is not sent
 		return err
 	}
 	before, err := d.board.Status(ctx) // nor to whoever is no board, or does not know the token
@@ -126,6 +129,20 @@ func (d deployment) run(ctx context.Context, path string) error {
 	}
 	fmt.Fprintf(d.c.Out, "%s is in use, in slot %s (%s)\n", named(used), used.Slot, was)
 	return nil
+}
+
+// verify reads the whole package and, with a key, verifies its signature.
+func (d deployment) verify(path string) error {
+	p, err := edge.OpenPackage(path)
+	if err != nil {
+		return err
+	}
+	if d.key != nil {
+		if err := (edge.Policy{Keys: []ed25519.PublicKey{d.key}}).Check(p.Head); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", path, err), p.Close())
+		}
+	}
+	return p.Close()
 }
 
 func (d deployment) send(ctx context.Context, path string) (brain.Model, error) {

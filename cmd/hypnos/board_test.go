@@ -70,6 +70,9 @@ func TestDeployAndPull(t *testing.T) {
 	t.Parallel()
 	b, url, token, file := testBoard(t)
 	to := []string{"--to", url, "--token-file", token}
+	maker := filepath.Join(t.TempDir(), "maker")
+	works(t, []string{"keygen", "-o", maker})
+	fails(t, t.TempDir(), exitFailed, append([]string{"deploy", "-m", file, "--key", maker + ".pub"}, to...), file, "not signed")
 	afterTrial(b, brain.Active, "")
 	works(t, append([]string{"deploy", "-m", file}, to...), "version 4 is in use, in slot b", "before: resnet8-lc, version 3")
 	works(t, append([]string{"deploy", "--rollback", "--reason", "for a test"}, to...), "version 3 is in use again, in slot a")

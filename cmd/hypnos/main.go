@@ -5,6 +5,7 @@
 //	hypnos eval        test a checkpoint
 //	hypnos sleep       let a checkpoint's network sleep
 //	hypnos package     make integers of a checkpoint, for the edge
+//	hypnos keygen      make keys that packages are signed with
 //	hypnos represent   compare what networks make of images
 //	hypnos export      write a network as an ONNX model
 //	hypnos deploy      bring an edge package to a board
@@ -62,6 +63,7 @@ func commands() []command {
 		{"eval", "test a checkpoint", eval},
 		{"sleep", "let a checkpoint's network sleep, and measure it", sleepCommand},
 		{"package", "make an edge package of a checkpoint: integers, in one file", packageCommand},
+		{"keygen", "make keys that packages are signed with", keygenCommand},
 		{"plan", "what an edge package takes on a board, before it is there", planCommand},
 		{"represent", "what networks make of images, compared layer by layer; shifts", representCommand},
 		{"export", "write a network as an ONNX model, for other programs", exportCommand},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,12 +29,8 @@ const defaultBackend = "backend, with settings: cpu, cpu:threads=2, ref, fixed (
 
 // openModel opens a checkpoint or a package. Of a package the checkpoint's fields are those of its source.
 func openModel(path string) (*opened, error) {
-	f, err := model.Open(path)
+	isPackage, err := isPackageFile(path)
 	if err != nil {
-		return nil, err
-	}
-	isPackage := edge.IsPackage(&f.Params)
-	if err := f.Close(); err != nil {
 		return nil, err
 	}
 	o := &opened{path: path}
@@ -104,7 +101,7 @@ func (o *opened) saves(backend string) error {
 
 // save writes the network as an engine has it, as a file of the kind that it was opened from; a package in its smallest
 // form that loses at most so many bits (edge.Residual).
-func (o *opened) save(path string, e core.Engine, residualBits int) error {
+func (o *opened) save(ctx context.Context, path string, e core.Engine, residualBits int) error {
 	p, err := e.Save()
 	if err != nil {
 		return err
@@ -121,7 +118,23 @@ func (o *opened) save(path string, e core.Engine, residualBits int) error {
 	if p, err = edge.Residual(o.Net, p, residualBits); err != nil {
 		return err
 	}
-	return edge.WritePackage(path, o.edge.Manifest, p)
+	if residualBits > 0 { // golden vectors are of what is written
+		if p, err = p.Snapshot(); err != nil {
+			return err
+		}
+		written, err := edge.Loadable(o.Net, p)
+		if err == nil {
+			err = e.Load(written)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	m, golden := o.edge.Manifest, (*edge.GoldenTensors)(nil)
+	if m.Golden, golden, err = o.edge.Golden(ctx, e, 0); err != nil {
+		return err
+	}
+	return edge.WritePackage(path, m, p, edge.PackOptions{Golden: golden})
 }
 
 // open compiles a network and loads its parameters. Closing the engine is enough.

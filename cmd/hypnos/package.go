@@ -9,13 +9,18 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
+	"hypnos/backends/fixed"
 	"hypnos/bench/experiment"
+	"hypnos/board"
 	"hypnos/core"
 	"hypnos/core/data"
 	"hypnos/core/edge"
-	"hypnos/core/fixed"
+	corefixed "hypnos/core/fixed"
+	"hypnos/core/model"
 	"hypnos/core/train"
 )
 
@@ -25,10 +30,15 @@ Makes an edge package of a checkpoint: batch norm folded into the layers before 
 training images, weights and activations as integers (docs/EDGE.md). Prints each layer's number formats and how far its
 output is from float on calibration images. Layers whose weights are all shared, after an instant sleep, are stored once a group.
 
+Boards take packages signed by a key that they trust, of a version above those that they had (hypnos keygen makes keys). Of an
+edge package, as hypnos pull brings one, only the version, the boards, the golden vectors and the signature are made anew.
+
 Examples:
   hypnos package -m runs/sample-resnet8-lc-ws10/checkpoint.safetensors -o edge.hyp
   hypnos package -m a.safetensors --calibrate cifar-10-binary.tar.gz --images 512 --test -o edge.hyp
-  hypnos package -m a.safetensors --int8 --json report.json -o edge.hyp`)
+  hypnos package -m a.safetensors --int8 --json report.json -o edge.hyp
+  hypnos package -m a.safetensors --version 4 --sign maker.key --boards raspberry-pi-4,raspberry-pi-5 -o edge.hyp
+  hypnos package -m learned.hyp --version 5 --sign maker.key -o edge.hyp`)
 	o := packager{console: c}
 	f.StringVar(&o.checkpoint, "m", "", "checkpoint `file`")
 	f.StringVar(&o.out, "o", "", "package `file` to write")
@@ -39,6 +49,8 @@ Examples:
 	f.Float64Var(&o.convert.Headroom, "headroom", edge.Headroom, "`factor` by which activations may outgrow their range")
 	f.BoolVar(&o.convert.Int8, "int8", false, "round the weights of each output channel to 8 bits, half the size")
 	f.Uint64Var(&o.version, "version", 1, "version `number` of the package")
+	keyPath := f.String("sign", "", "`file` of the private key to sign with")
+	boards := f.String("boards", "", "`names` of the board profiles that the package is for, with commas (default: all)")
 	f.StringVar(&o.backend, "backend", "cpu", "float backend, with settings: cpu, cpu:threads=2, ref")
 	f.BoolVar(&o.test, "test", false, "test both, float and integers, on the test images")
 	jsonPath := f.String("json", "", "write the report to a `file` as JSON")
@@ -52,10 +64,25 @@ Examples:
 		return usageError{errors.New("which package? -o FILE")}
 	case o.images < 1:
 		return usageError{fmt.Errorf("%d calibration images are below 1", o.images)}
-	case o.convert.Bits < 4 || o.convert.Bits > fixed.WordBits:
-		return usageError{fmt.Errorf("%d bits of activations are outside 4…%d", o.convert.Bits, fixed.WordBits)}
+	case o.convert.Bits < 4 || o.convert.Bits > corefixed.WordBits:
+		return usageError{fmt.Errorf("%d bits of activations are outside 4…%d", o.convert.Bits, corefixed.WordBits)}
 	case !(o.convert.Headroom >= 0.01 && o.convert.Headroom <= 100):
 		return usageError{fmt.Errorf("headroom %g is outside 0.01…100", o.convert.Headroom)}
+	}
+	var err error
+	if o.pack.Key, err = readPrivateKey(*keyPath); err != nil {
+		return err
+	}
+	if o.boards, err = boardNames(*boards); err != nil {
+		return usageError{err}
+	}
+	if isPackage, err := isPackageFile(o.checkpoint); err != nil {
+		return err
+	} else if isPackage {
+		if o.test || *jsonPath != "" || o.source != "" {
+			return usageError{errors.New("--test, --json and --calibrate are for a checkpoint, not for a package")}
+		}
+		return o.renew(ctx)
 	}
 	r, err := o.run(ctx)
 	if err != nil {
@@ -76,6 +103,8 @@ type packager struct {
 	checkpoint, out, source, backend string
 	images, batch                    int
 	version                          uint64
+	boards                           []string
+	pack                             edge.PackOptions
 	convert                          edge.ConvertOptions
 	test                             bool
 }
@@ -137,15 +166,101 @@ func (o packager) run(ctx context.Context) (*packageReport, error) {
 	if converted, err = edge.Consolidate(n, converted); err != nil {
 		return nil, err
 	}
-	err = edge.WritePackage(o.out, edge.Manifest{
-		Version: o.version, Network: n, Classes: k.Data.Classes, Stats: k.Data.Stats,
+	m := edge.Manifest{
+		Version: o.version, Network: n, Classes: k.Data.Classes, Stats: k.Data.Stats, Boards: o.boards,
 		Source:      edge.Source{Checkpoint: filepath.Base(o.checkpoint), Step: k.State.Step, Data: k.Data.Name, Config: k.Config.Text()},
 		Calibration: edge.Calibration{Data: d.Name, Images: d.Train.Len(), Bits: o.convert.Bits, Headroom: o.convert.Headroom, Ranges: ranges},
-	}, converted)
-	if err != nil {
+	}
+	if err := o.golden(ctx, &m, converted, images); err != nil {
+		return nil, err
+	}
+	if err := edge.WritePackage(o.out, m, converted, o.pack); err != nil {
 		return nil, err
 	}
 	return r, o.measure(ctx, r, float, images, experiment.TestLoader(d.Test, n, k.Data.Stats, o.batch, k.Config.Data.Workers))
+}
+
+// Golden vectors of a package: few images, as they are part of it; a step on each changes every layer.
+const (
+	goldenImages = 4
+	goldenRate   = 0.01
+	goldenSeed   = 1
+)
+
+// golden makes the golden vectors of calibration images.
+func (o *packager) golden(ctx context.Context, m *edge.Manifest, converted *model.Params, images *data.Loader) error {
+	f, err := edge.FormatsOf(converted)
+	if err != nil {
+		return err
+	}
+	params, err := edge.Loadable(m.Network, converted)
+	if err != nil {
+		return err
+	}
+	g := edge.Golden{Rate: goldenRate, Seed: goldenSeed}
+	e, err := open(fixed.Name, m.Network, g.Options(), params)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	first := *images
+	first.Batch = min(goldenImages, images.Images.Len())
+	for b := range first.InOrder(ctx) {
+		g, o.pack.Golden, err = edge.MakeGolden(ctx, m.Network, f, e, g, b.X, b.Labels)
+		m.Golden = &g
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// renew makes a package of a package.
+func (o packager) renew(ctx context.Context) error {
+	p, err := edge.OpenPackage(o.checkpoint)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	m := p.Manifest
+	m.Version, m.Boards = o.version, o.boards
+	params, err := p.Params()
+	if err != nil {
+		return err
+	}
+	e, err := open(fixed.Name, m.Network, edge.Golden{Rate: goldenRate, Seed: goldenSeed}.Options(), params)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	if m.Golden, o.pack.Golden, err = p.Golden(ctx, e, goldenRate); err != nil {
+		return err
+	}
+	if err := edge.WritePackage(o.out, m, p.Stored(), o.pack); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.console.Out, "%s: %s, version %d, the parameters of %s: %s\n", o.out, m.Network.Name, m.Version, o.checkpoint, m.Digest)
+	return err
+}
+
+// boardNames are the names of a list with commas, each of a profile.
+func boardNames(list string) ([]string, error) {
+	if list == "" {
+		return nil, nil
+	}
+	names := strings.Split(list, ",")
+	for _, n := range names {
+		if !slices.Contains(board.Names(), n) {
+			return nil, fmt.Errorf("no board profile %q (known: %s)", n, strings.Join(board.Names(), ", "))
+		}
+	}
+	return names, nil
+}
+
+func isPackageFile(path string) (bool, error) {
+	f, err := model.Open(path)
+	if err != nil {
+		return false, err
+	}
+	return edge.IsPackage(&f.Params), f.Close()
 }
 
 // measure compares what was written with float.
@@ -165,7 +280,7 @@ func (o packager) measure(ctx context.Context, r *packageReport, float core.Engi
 		return err
 	}
 	n := p.Manifest.Network
-	integer, err := open("fixed", n, core.Options{MaxBatch: o.batch}, params)
+	integer, err := open(fixed.Name, n, core.Options{MaxBatch: o.batch}, params)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"errors"
 	"image"
 	"image/png"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"hypnos/core/data/datatest"
@@ -75,6 +78,44 @@ func TestPackage(t *testing.T) {
 		t.Errorf("with 8 bits the package takes %d bytes, with 16 %d", small, large)
 	}
 
+	maker := filepath.Join(dir, "maker")
+	if r := works(t, []string{"keygen", "-o", maker}); !strings.Contains(r.out, "key "+keyOf(t, maker)) {
+		t.Errorf("keygen names another key: %s", r.out)
+	}
+	fails(t, t.TempDir(), exitFailed, []string{"keygen", "-o", maker}, maker+".key", "exists")
+	fails(t, t.TempDir(), exitUsage, []string{"keygen"}, "-o NAME")
+	signed := filepath.Join(dir, "signed.hyp")
+	works(t, []string{"package", "-m", slept, "-o", signed, "--version", "4", "--sign", maker + ".key", "--boards", "raspberry-pi-4"},
+		"version 4, the parameters of "+slept)
+	for path, want := range map[string]error{file: edge.ErrUnsigned, slept: edge.ErrUnsigned, signed: nil} {
+		p, err := edge.OpenPackage(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := readPublicKey(maker + ".pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (edge.Policy{Keys: []ed25519.PublicKey{public}, Board: "raspberry-pi-4"}).Check(p.Head); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+		m := p.Manifest
+		params, err := p.Params()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := open("fixed", m.Network, m.Golden.Options(), params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.CheckGolden(t.Context(), e); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err := errors.Join(e.Close(), p.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+
 	damaged := filepath.Join(dir, "damaged.hyp")
 	text := read(t, file)
 	if err := os.WriteFile(damaged, []byte(text[:len(text)-1]+string(text[len(text)-1]^1)), 0o600); err != nil {
@@ -96,8 +137,9 @@ func TestPackage(t *testing.T) {
 		args  []string
 		parts []string
 	}{
-		{[]string{"eval", "-m", damaged}, []string{damaged, `tensor "linear.bias" is damaged`}},
-		{[]string{"package", "-m", file, "-o", same}, []string{file, "not a checkpoint of hypnos"}},
+		{[]string{"eval", "-m", damaged}, []string{damaged, `tensor "golden/logits" is damaged`}},
+		{[]string{"package", "-m", damaged, "-o", same}, []string{damaged, "is damaged"}},
+		{[]string{"package", "-m", file, "-o", same, "--sign", file}, []string{file, "not a key"}},
 		{[]string{"package", "-m", filepath.Join(mixer, "checkpoint.safetensors"), "-o", same}, []string{mixer, `batch norm "block1.tokens.bn" cannot be folded`}},
 		{[]string{"package", "-m", checkpoint, "--calibrate", constant, "-o", same}, []string{constant, "constant images"}},
 		{[]string{"eval", "-m", checkpoint, "--backend", "fixed"}, []string{checkpoint, "batch norm", "hypnos package"}},
@@ -105,7 +147,18 @@ func TestPackage(t *testing.T) {
 	} {
 		fails(t, dir, exitFailed, x.args, x.parts...)
 	}
-	for _, args := range [][]string{{}, {"-m", checkpoint}, {"-m", checkpoint, "-o", same, "--images", "0"}, {"-m", checkpoint, "-o", same, "--bits", "16"}, {"-m", checkpoint, "-o", same, "--headroom", "nan"}} {
+	for _, args := range [][]string{{}, {"-m", checkpoint}, {"-m", checkpoint, "-o", same, "--images", "0"}, {"-m", checkpoint, "-o", same, "--bits", "16"}, {"-m", checkpoint, "-o", same, "--headroom", "nan"},
+		{"-m", checkpoint, "-o", same, "--boards", "toaster"}, {"-m", file, "-o", same, "--test"}} {
 		fails(t, dir, exitUsage, append([]string{"package"}, args...))
 	}
+}
+
+// keyOf is the id of a public key's file.
+func keyOf(t *testing.T, name string) string {
+	t.Helper()
+	k, err := readPublicKey(name + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return edge.KeyID(k)
 }

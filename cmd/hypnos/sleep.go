@@ -93,7 +93,7 @@ Examples:
 		return err
 	}
 	if *out != "" {
-		if err := k.save(*out, e, *residual); err != nil {
+		if err := k.save(ctx, *out, e, *residual); err != nil {
 			return err
 		}
 		if k.edge != nil {

@@ -2,11 +2,14 @@ package edge
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"hypnos/core/data"
@@ -17,7 +20,7 @@ import (
 // FileFormat is the version of the package file's meaning.
 const FileFormat = 1
 
-// Metadata of a package file. Nothing else may be there; a signature will be two further entries, over manifestHash.
+// Metadata of a package file. Beside these there may be a signature (sign.go), and nothing else.
 const (
 	manifestKey  = "hypnos.package"
 	manifestHash = "hypnos.package.sha256"
@@ -35,6 +38,11 @@ type Manifest struct {
 	Stats       data.Stats  `json:"stats"`
 	Source      Source      `json:"source"`
 	Calibration Calibration `json:"calibration"`
+	// Boards are the classes of boards that the package is for, names of profiles; empty is all. MinRuntime is the least Runtime
+	// that it needs.
+	Boards     []string `json:"boards,omitempty"`
+	MinRuntime int      `json:"min_runtime,omitempty"`
+	Golden     *Golden  `json:"golden,omitempty"`
 	// Tensors are those of the file in their order, Digest is that of the parameters (see the function). WritePackage
 	// sets both.
 	Tensors []TensorRecord `json:"tensors"`
@@ -68,24 +76,32 @@ type TensorRecord struct {
 
 // Package is an open package file.
 type Package struct {
-	Manifest Manifest
-	stored   *model.Params
-	file     *model.File
+	Head
+	stored *model.Params
+	golden *GoldenTensors // nil without
+	file   *model.File
 }
 
 // WritePackage writes integer parameters, in the form that they are in, as a package file that appears whole or not at
-// all. The manifest's format, formats, tensors and digest are set from the parameters; what belongs to no layer is left
-// out. The parameters are read three times, a tensor at a time.
-func WritePackage(path string, m Manifest, p *model.Params) error {
-	all, err := packageParams(m, p)
+// all. See Pack.
+func WritePackage(path string, m Manifest, p *model.Params, o PackOptions) error {
+	all, err := Pack(m, p, o)
 	if err != nil {
 		return fmt.Errorf("edge: package %s: %w", path, err)
 	}
 	return model.Save(path, all)
 }
 
-// packageParams are the tensors and metadata of a package file.
-func packageParams(m Manifest, p *model.Params) (*model.Params, error) {
+// PackOptions are what a package may have beside manifest and parameters.
+type PackOptions struct {
+	Key    ed25519.PrivateKey // signs it
+	Golden *GoldenTensors     // of the manifest's Golden; both or none
+}
+
+// Pack gives the tensors and metadata of a package file of integer parameters. The manifest's format, formats, tensors and
+// digest are set from the parameters; what belongs to no layer is left out. The parameters are read three times, a tensor at a
+// time, the last time when the file is written.
+func Pack(m Manifest, p *model.Params, o PackOptions) (*model.Params, error) {
 	params, err := paramsOf(m.Network, p)
 	if err != nil {
 		return nil, err
@@ -96,6 +112,9 @@ func packageParams(m Manifest, p *model.Params) (*model.Params, error) {
 	all := &model.Params{}
 	for _, s := range params {
 		s.copy(all, p)
+	}
+	if o.Golden != nil {
+		o.Golden.add(all)
 	}
 	m.Format, m.Tensors = FileFormat, nil
 	for t, err := range all.All() {
@@ -112,12 +131,18 @@ func packageParams(m Manifest, p *model.Params) (*model.Params, error) {
 	if err := m.check(); err != nil {
 		return nil, err
 	}
+	if err := m.checkGolden(o.Golden); err != nil {
+		return nil, err
+	}
 	text, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
 	all.SetMeta(manifestKey, string(text))
 	all.SetMeta(manifestHash, sha256Hex(text))
+	if o.Key != nil {
+		sign(all.Meta, o.Key)
+	}
 	return all, nil
 }
 
@@ -145,14 +170,17 @@ func (m Manifest) check() error {
 	if err := m.Stats.Check(); err != nil {
 		return err
 	}
+	if m.MinRuntime < 0 {
+		return fmt.Errorf("a runtime of %d", m.MinRuntime)
+	}
 	return m.Formats.Check(m.Network)
 }
 
 // IsPackage tells whether a file of parameters is an edge package, intact or not.
 func IsPackage(p *model.Params) bool { _, ok := p.Meta[manifestKey]; return ok }
 
-// OpenPackage opens a package file and verifies all of it: the manifest by its hash, profile, formats, types, shapes
-// and every tensor by its hash, and that every number is within its format. It reads the tensors one at a time, and
+// OpenPackage opens a package file and verifies all of it but the signature, for which see Policy: the manifest by its hash,
+// profile, formats, types, shapes and every tensor by its hash, and that every number is within its format. It reads the tensors one at a time, and
 // again when they are asked for: so an engine that loads them cannot find a fault when it is half done, at the price of
 // reading the file twice. Errors are one line and name the file.
 func OpenPackage(path string) (*Package, error) {
@@ -180,16 +208,20 @@ func (p *Package) Params() (*model.Params, error) { return Loadable(p.Manifest.N
 
 // readPackage reads and verifies the parameters of a package file.
 func readPackage(p *model.Params) (*Package, error) {
-	m, err := readManifest(p.Meta)
+	head, err := readHead(p.Meta)
 	if err != nil {
 		return nil, err
 	}
+	m := head.Manifest
 	infos := p.Infos()
 	if len(infos) != len(m.Tensors) {
 		return nil, fmt.Errorf("%d tensors, the manifest has %d", len(infos), len(m.Tensors))
 	}
 	stored := &model.Params{}
 	for _, i := range infos {
+		if isGolden(i.Name) {
+			continue
+		}
 		stored.AddLazy(i, func() (model.Tensor, error) { return p.Get(i.Name) })
 	}
 	if err := m.Formats.Set(stored); err != nil {
@@ -203,8 +235,8 @@ func readPackage(p *model.Params) (*Package, error) {
 	for _, s := range params {
 		known += len(s.parts())
 	}
-	if known != len(infos) {
-		return nil, fmt.Errorf("%d tensors belong to no layer", len(infos)-known)
+	if known != stored.Len() {
+		return nil, fmt.Errorf("%d tensors belong to no layer", stored.Len()-known)
 	}
 	for i, want := range m.Tensors {
 		t, err := p.Get(infos[i].Name)
@@ -224,7 +256,68 @@ func readPackage(p *model.Params) (*Package, error) {
 			return nil, err
 		}
 	}
-	return &Package{Manifest: m, stored: stored}, nil
+	golden, err := readGolden(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkGolden(golden); err != nil {
+		return nil, err
+	}
+	return &Package{Head: head, stored: stored, golden: golden}, nil
+}
+
+// maxHead bounds the memory that a package takes before its signature has been verified.
+const maxHead = 32 << 20
+
+// ReadHead reads a package file up to its tensors, and nothing beyond: what a Policy needs, before anything of the file is
+// kept. The bytes are those that were read, size is that of the whole file.
+func ReadHead(r io.Reader) (h Head, bytes []byte, size int64, err error) {
+	var length [8]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		return h, nil, 0, fmt.Errorf("edge: package: %w", err)
+	}
+	n := binary.LittleEndian.Uint64(length[:])
+	if n > maxHead {
+		return h, nil, 0, fmt.Errorf("edge: package: a header of %d bytes: no package, or damaged", n)
+	}
+	bytes = append(length[:], make([]byte, n)...)
+	if _, err := io.ReadFull(r, bytes[8:]); err != nil {
+		return h, nil, 0, fmt.Errorf("edge: package: %w", err)
+	}
+	var header struct {
+		Meta map[string]string `json:"__metadata__"`
+	}
+	if err := json.Unmarshal(bytes[8:], &header); err != nil {
+		return h, nil, 0, fmt.Errorf("edge: package: header: %w", err)
+	}
+	if h, err = readHead(header.Meta); err != nil {
+		return h, nil, 0, fmt.Errorf("edge: package: %w", err)
+	}
+	size = int64(len(bytes))
+	for _, t := range h.Manifest.Tensors {
+		length := int64(t.DType.Size())
+		for _, d := range t.Shape {
+			if d < 0 || length > maxTensor/max(int64(d), 1) {
+				return h, nil, 0, fmt.Errorf("edge: package: tensor %q has the shape %v", t.Name, t.Shape)
+			}
+			length *= int64(d)
+		}
+		size += length
+	}
+	return h, bytes, size, nil
+}
+
+// maxTensor bounds the bytes of a package's tensor, so that no size wraps around: a header has no room for 2^22 tensors.
+const maxTensor = 1 << 40
+
+// readHead reads a package's metadata.
+func readHead(meta map[string]string) (h Head, err error) {
+	h.meta, h.Signer = meta, meta[signerKey]
+	if h.Manifest, err = readManifest(meta); err != nil {
+		return h, err
+	}
+	h.Counter = Counter{h.Manifest.Version, meta[manifestHash]}
+	return h, nil
 }
 
 func readManifest(meta map[string]string) (m Manifest, err error) {
@@ -236,7 +329,7 @@ func readManifest(meta map[string]string) (m Manifest, err error) {
 		return m, errors.New("the manifest is damaged: its hash is not the file's")
 	}
 	for key := range meta {
-		if key != manifestKey && key != manifestHash {
+		if !slices.Contains([]string{manifestKey, manifestHash, signatureKey, signerKey}, key) {
 			return m, fmt.Errorf("unknown metadata %q", key)
 		}
 	}

@@ -51,7 +51,7 @@ func TestPackage(t *testing.T) {
 		for form, c := range forms(t, n) {
 			path := filepath.Join(t.TempDir(), "edge.hyp")
 			m := manifest(c)
-			if err := edge.WritePackage(path, m, c.integer); err != nil {
+			if err := edge.WritePackage(path, m, c.integer, edge.PackOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			p, err := edge.OpenPackage(path)
@@ -105,7 +105,7 @@ func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "edge.hyp")
 	c := small(t)
-	if err := edge.WritePackage(path, manifest(c), c.integer); err != nil {
+	if err := edge.WritePackage(path, manifest(c), c.integer, edge.PackOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(path)
@@ -157,7 +157,7 @@ func TestPackageRefuses(t *testing.T) {
 	c := small(t)
 	// edited is the package with a manifest changed as JSON, hash and all.
 	edited := func(change func(m map[string]any)) *model.Params {
-		p, err := edge.PackageParams(manifest(c), c.integer)
+		p, err := edge.Pack(manifest(c), c.integer, edge.PackOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func TestPackageRefuses(t *testing.T) {
 			}
 			q.Add(v)
 		}
-		p, err := edge.PackageParams(manifest(c), q)
+		p, err := edge.Pack(manifest(c), q, edge.PackOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +246,7 @@ func TestPackageRefuses(t *testing.T) {
 	}
 	m := manifest(c)
 	m.Classes = nil
-	if err := edge.WritePackage(path, m, c.integer); err == nil || !strings.Contains(err.Error(), path) {
+	if err := edge.WritePackage(path, m, c.integer, edge.PackOptions{}); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a package without classes: %v", err)
 	}
 }
@@ -255,7 +255,7 @@ func TestPackageRefuses(t *testing.T) {
 // full and whose network an engine loads or refuses.
 func FuzzOpenPackage(f *testing.F) {
 	for _, c := range forms(f, networks(f)[3]) {
-		p, err := edge.PackageParams(manifest(c), c.integer)
+		p, err := edge.Pack(manifest(c), c.integer, edge.PackOptions{})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -273,7 +273,7 @@ func FuzzOpenPackage(f *testing.F) {
 		if file {
 			p, err = model.Read(bytes.NewReader(b), int64(len(b)))
 		} else { // a manifest whose hash is right, above the tensors of a package
-			if p, err = edge.PackageParams(manifest(whole), whole.integer); err == nil {
+			if p, err = edge.Pack(manifest(whole), whole.integer, edge.PackOptions{}); err == nil {
 				p.SetMeta(edge.ManifestKey, string(b))
 				p.SetMeta(edge.ManifestHash, edge.SHA256Hex(b))
 			}
