@@ -1,10 +1,7 @@
 package edge
 
 // What tests of broken packages need.
-var (
-	ReadPackage = readPackage
-	SHA256Hex   = sha256Hex
-)
+var SHA256Hex = sha256Hex
 
 // Keys of a package's metadata.
 const (

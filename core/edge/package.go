@@ -188,7 +188,7 @@ func OpenPackage(path string) (*Package, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := readPackage(&f.Params)
+	p, err := ReadPackage(&f.Params)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("edge: package %s: %w", path, err)
@@ -198,7 +198,12 @@ func OpenPackage(path string) (*Package, error) {
 }
 
 // Close closes the file. Its parameters must not be read afterwards.
-func (p *Package) Close() error { return p.file.Close() }
+func (p *Package) Close() error {
+	if p.file == nil {
+		return nil
+	}
+	return p.file.Close()
+}
 
 // Stored are the parameters in the form in which they lie in the file, with their formats.
 func (p *Package) Stored() *model.Params { return p.stored }
@@ -206,8 +211,8 @@ func (p *Package) Stored() *model.Params { return p.stored }
 // Params are the parameters as an engine takes them (Loadable).
 func (p *Package) Params() (*model.Params, error) { return Loadable(p.Manifest.Network, p.stored) }
 
-// readPackage reads and verifies the parameters of a package file.
-func readPackage(p *model.Params) (*Package, error) {
+// ReadPackage is OpenPackage on the parameters of a package file that somebody else opened, and closes.
+func ReadPackage(p *model.Params) (*Package, error) {
 	head, err := readHead(p.Meta)
 	if err != nil {
 		return nil, err

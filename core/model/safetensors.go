@@ -37,7 +37,11 @@ func Write(w io.Writer, p *Params) error {
 	if err != nil {
 		return err
 	}
-	bw := bufio.NewWriterSize(w, 1<<20)
+	size := int64(len(head))
+	for _, e := range p.entries {
+		size += int64(e.info.Len()) * int64(e.info.DType.Size())
+	}
+	bw := bufio.NewWriterSize(w, int(min(size+8, 1<<20)))
 	var length [8]byte
 	binary.LittleEndian.PutUint64(length[:], uint64(len(head)))
 	bw.Write(length[:]) // a bufio.Writer keeps its first error for Flush
