@@ -90,8 +90,8 @@ type State struct {
 	Slots   map[Slot]Filled `json:"slots"`
 }
 
-// find is the slot of a role, or None.
-func (s State) find(r Role) Slot {
+// Find is the slot of a role, or None.
+func (s State) Find(r Role) Slot {
 	for _, slot := range []Slot{A, B} {
 		if s.Slots[slot].Role == r {
 			return slot
@@ -102,10 +102,10 @@ func (s State) find(r Role) Slot {
 
 // Active is the slot in use: the trial's, or the committed one.
 func (s State) Active() Slot {
-	if t := s.find(Trial); t != None {
+	if t := s.Find(Trial); t != None {
 		return t
 	}
-	return s.find(Committed)
+	return s.Find(Committed)
 }
 
 func (s State) clone() State {
@@ -161,7 +161,7 @@ func Open(f FS, o Options) (*Store, []Problem, error) {
 	if err != nil {
 		return nil, problems, err
 	}
-	if t := s.state.find(Trial); t != None {
+	if t := s.state.Find(Trial); t != None {
 		if err := s.end(t, "the daemon ended during its trial"); err != nil {
 			return nil, problems, err
 		}
@@ -313,6 +313,21 @@ func (s *Store) Package(slot Slot) (*Package, error) {
 	return s.open(f.Folder + "/" + packageFile)
 }
 
+// Head reads what the package in a slot says of itself, without verifying the rest.
+func (s *Store) Head(slot Slot) (edge.Head, error) {
+	f, ok := s.State().Slots[slot]
+	if !ok {
+		return edge.Head{}, fmt.Errorf("store: slot %q: %w", slot, ErrNone)
+	}
+	file, size, err := openSized(s.fs, f.Folder+"/"+packageFile)
+	if err != nil {
+		return edge.Head{}, storage(err)
+	}
+	defer file.Close()
+	h, _, _, err := edge.ReadHead(io.NewSectionReader(file, 0, size))
+	return h, err
+}
+
 // Package is an open package of the store.
 type Package struct {
 	*edge.Package
@@ -345,7 +360,7 @@ func (s *Store) Install(r io.Reader) (Slot, error) {
 	s.changes.Lock()
 	defer s.changes.Unlock()
 	state := s.State()
-	if state.find(Trial) != None {
+	if state.Find(Trial) != None {
 		return None, fmt.Errorf("store: %w", ErrTrial)
 	}
 	in := &source{r: r}
@@ -445,10 +460,21 @@ func (s *State) set(slot Slot, r Role, reason string) {
 	s.Slots[slot] = f
 }
 
+// Reject keeps a package that was uploaded from being tried.
+func (s *Store) Reject(slot Slot, reason string) error {
+	return s.alter(func(next *State) error {
+		if next.Slots[slot].Role != Uploaded {
+			return fmt.Errorf("store: slot %q is not uploaded: %w", slot, ErrNone)
+		}
+		next.set(slot, Returned, reason)
+		return nil
+	})
+}
+
 // StartTrial makes the package that was installed last active. What it has learned is nothing; call Recover.
 func (s *Store) StartTrial() error {
 	return s.alter(func(next *State) error {
-		slot := next.find(Uploaded)
+		slot := next.Find(Uploaded)
 		if slot == None {
 			return fmt.Errorf("store: nothing was uploaded: %w", ErrNone)
 		}
@@ -460,11 +486,11 @@ func (s *Store) StartTrial() error {
 // Commit ends the trial: the tried package is the committed one.
 func (s *Store) Commit() error {
 	return s.alter(func(next *State) error {
-		slot := next.find(Trial)
+		slot := next.Find(Trial)
 		if slot == None {
 			return fmt.Errorf("store: no trial: %w", ErrNone)
 		}
-		if old := next.find(Committed); old != None {
+		if old := next.Find(Committed); old != None {
 			next.set(old, Previous, "")
 		}
 		next.set(slot, Committed, "")
@@ -477,7 +503,7 @@ func (s *Store) Commit() error {
 
 // Return ends the trial: the committed package is active again, with what it had learned. Call Recover.
 func (s *Store) Return(reason string) error {
-	t := s.State().find(Trial)
+	t := s.State().Find(Trial)
 	if t == None {
 		return fmt.Errorf("store: no trial: %w", ErrNone)
 	}
@@ -493,11 +519,11 @@ func (s *Store) end(trial Slot, reason string) error {
 
 // Rollback commits the previous package, with what it had learned, or ends a trial. Call Recover.
 func (s *Store) Rollback(reason string) error {
-	if s.State().find(Trial) != None {
+	if s.State().Find(Trial) != None {
 		return s.Return(reason)
 	}
 	return s.alter(func(next *State) error {
-		previous, now := next.find(Previous), next.find(Committed)
+		previous, now := next.Find(Previous), next.Find(Committed)
 		if previous == None {
 			return fmt.Errorf("store: no model to return to: %w", ErrNone)
 		}
