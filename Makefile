@@ -5,7 +5,7 @@ GO    ?= go
 GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test build help vet fmt tidy race purego cross test-arm arm-tools e2e e2e-tools cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
+.PHONY: demo test build sample help vet fmt tidy race purego cross test-arm arm-tools e2e e2e-tools cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
 	cuda-emu-go cuda-emu-generated cuda-spills generate generate-check bench fuzz clean
 
 demo: ## the paper's effect on the embedded sample: a table and a figure, about two minutes on two cores
@@ -16,6 +16,13 @@ test: ## all tests
 
 build: ## the tool, as bin/hypnos
 	$(GO) build -o bin/ ./cmd/...
+
+sample: bin/sample.hyp ## a package of a small network trained on the embedded sample, for configs/board-dev.toml
+
+bin/sample.hyp: configs/sample-resnet8-lc-ws10.toml
+	mkdir -p bin
+	$(GO) run ./cmd/hypnos train -c $< --dir bin/sample-run
+	$(GO) run ./cmd/hypnos package -m bin/sample-run/checkpoint.safetensors -o $@
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 18

@@ -93,6 +93,15 @@ func (c Config) Check() error {
 	return nil
 }
 
+// Ready returns an error when the files that the configuration names cannot be used.
+func (c Config) Ready() error {
+	if _, err := c.readToken(); err != nil {
+		return err
+	}
+	_, err := c.tls()
+	return err
+}
+
 // isLoopback tells whether a host is this machine's alone, without asking a name server.
 func isLoopback(host string) bool {
 	if host == "localhost" {

@@ -58,7 +58,9 @@ func writeNew(path string, text []byte, mode os.FileMode) error {
 }
 
 // readPrivateKey reads a private key; nil of no file.
-func readPrivateKey(path string) (ed25519.PrivateKey, error) { return readKey(path, edge.ParsePrivateKey) }
+func readPrivateKey(path string) (ed25519.PrivateKey, error) {
+	return readKey(path, edge.ParsePrivateKey)
+}
 
 // readPublicKey reads a public key; nil of no file.
 func readPublicKey(path string) (ed25519.PublicKey, error) { return readKey(path, edge.ParsePublicKey) }

@@ -12,7 +12,6 @@ package brain
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -91,18 +90,11 @@ func newOn(files store.FS, c Config, limits governor.Config, b Board, log *slog.
 	if err != nil {
 		return nil, err
 	}
-	policy := edge.Policy{Unsigned: c.Unsigned, Board: b.Name}
-	for _, path := range c.Keys {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("brain: keys: %w", err)
-		}
-		var k ed25519.PublicKey
-		if k, err = edge.ParsePublicKey(text); err != nil {
-			return nil, fmt.Errorf("brain: keys: %s: %w", path, err)
-		}
-		policy.Keys = append(policy.Keys, k)
+	keys, err := c.readKeys()
+	if err != nil {
+		return nil, err
 	}
+	policy := edge.Policy{Keys: keys, Unsigned: c.Unsigned, Board: b.Name}
 	kept, problems, err := store.Open(files, store.Options{Policy: policy})
 	if err != nil {
 		return nil, fmt.Errorf("brain: %s: %w", c.Data, err)

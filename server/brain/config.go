@@ -1,12 +1,17 @@
 package brain
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"time"
 
+	"hypnos/board/device"
 	"hypnos/core"
+	"hypnos/core/edge"
 	"hypnos/core/sleep"
 )
 
@@ -114,4 +119,49 @@ func (c Config) Check() error {
 		return errors.New("brain: " + strings.Join(errs, "; "))
 	}
 	return nil
+}
+
+// readKeys reads the trusted keys.
+func (c Config) readKeys() ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	for _, path := range c.Keys {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("brain: keys: %w", err)
+		}
+		k, err := edge.ParsePublicKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("brain: keys: %s: %w", path, err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// Inspect tells, a line each, which keys are trusted and what is in the folder of what is kept. It changes nothing.
+func Inspect(c Config) (lines []string, err error) {
+	keys, err := c.readKeys()
+	if err != nil {
+		return nil, err
+	}
+	for i, k := range keys {
+		lines = append(lines, fmt.Sprintf("key: %s (%s)", edge.KeyID(k), c.Keys[i]))
+	}
+	if c.Unsigned {
+		lines = append(lines, "unsigned packages are taken: for development only")
+	}
+	st, err := os.Stat(c.Data)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return append(lines, fmt.Sprintf("data: %s is not there yet", c.Data)), nil
+	case err != nil:
+		return lines, fmt.Errorf("brain: data: %w", err)
+	case !st.IsDir():
+		return lines, fmt.Errorf("brain: data: %s is no folder", c.Data)
+	}
+	free, err := device.Space(c.Data)
+	if err == nil {
+		lines = append(lines, fmt.Sprintf("data: %s, %.1f MB free", c.Data, float64(free)/1e6))
+	}
+	return lines, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"hypnos/core/edge"
@@ -24,9 +25,11 @@ type trial struct {
 
 // wakeUp takes the committed model into use. One that cannot be is returned from, for the one before.
 func (b *Brain) wakeUp(ctx context.Context) {
+	reason := "no model is in use: upload one"
 	if b.store.State().Active() == store.None && b.config.Package != "" {
 		if err := b.first(ctx); err != nil {
 			b.log.Error("first package", "file", b.config.Package, "error", err)
+			reason += "; " + b.config.Package + " was not taken: " + err.Error()
 		}
 	}
 	for b.store.State().Active() != store.None {
@@ -42,7 +45,7 @@ func (b *Brain) wakeUp(ctx context.Context) {
 	}
 	b.showModels()
 	b.log.Warn("no model is in use: upload one")
-	b.setMood(governor.Decision{State: governor.Awake, Reason: "no model is in use: upload one"}, b.clock.Now())
+	b.setMood(governor.Decision{State: governor.Awake, Reason: reason}, b.clock.Now())
 }
 
 // first installs the configuration's package.
@@ -74,6 +77,7 @@ func (b *Brain) use(ctx context.Context) error {
 	b.showModels()
 	b.log.Info("model", "slot", m.slot, "network", m.network.Name, "version", m.version, "step", m.Step)
 	b.failure, b.slept = "", governor.Never
+	debug.FreeOSMemory()                     // what loading took: boards are small
 	b.governor, err = governor.New(b.limits) // what it remembers is of another model's sleeps
 	return err
 }
