@@ -109,8 +109,11 @@ func serve(ctx context.Context, c *config, log *slog.Logger) error {
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(alive) }()
 	err = s.ListenAndServe(ctx)
+	log.Info("stopping")
 	rest()
-	return errors.Join(err, <-ended)
+	err = errors.Join(err, <-ended)
+	log.Info("stopped")
+	return err
 }
 
 // checkBoard looks at everything once.
