@@ -1,10 +1,8 @@
 package data
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"image"
 )
 
 // ErrPixels is wrapped by the error of Decode for an image that is too large.
@@ -13,15 +11,8 @@ var ErrPixels = errors.New("more pixels than allowed")
 // Decode decodes a JPEG or PNG file to RGB bytes of size x size pixels, (size, size, 3), fitted as the images of a source are. An
 // image of more than limit pixels, by its header, is refused before it is decoded.
 func Decode(file []byte, size int, fit Fit, limit int64) ([]uint8, error) {
-	c, _, err := image.DecodeConfig(bytes.NewReader(file))
-	if err != nil {
-		return nil, fmt.Errorf("data: %w", err)
-	}
-	if int64(c.Width)*int64(c.Height) > limit {
-		return nil, fmt.Errorf("data: %w: %dx%d are more than %d", ErrPixels, c.Width, c.Height, limit)
-	}
 	pixels := make([]uint8, 3*size*size)
-	if err := decodeInto(pixels, file, size, fit); err != nil {
+	if err := decodeInto(pixels, file, size, fit, limit); err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
 	return pixels, nil

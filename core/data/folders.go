@@ -134,7 +134,7 @@ func decodeAll(files []imageFile, classes map[string]int32, size int, o Options,
 	for w := range workers {
 		wait.Go(func() {
 			for i := w; i < len(files); i += workers {
-				errs[i] = decodeInto(pixels[i*shape.Len():(i+1)*shape.Len()], files[i].data, size, o.Fit)
+				errs[i] = decodeInto(pixels[i*shape.Len():(i+1)*shape.Len()], files[i].data, size, o.Fit, maxPixels)
 				files[i].data = nil
 			}
 		})
@@ -159,14 +159,14 @@ func decodeAll(files []imageFile, classes map[string]int32, size int, o Options,
 	return s, nil
 }
 
-// decodeInto decodes an image file to RGB bytes of size x size pixels.
-func decodeInto(dst []uint8, data []byte, size int, fit Fit) error {
+// decodeInto decodes an image file of at most limit pixels to RGB bytes of size x size.
+func decodeInto(dst []uint8, data []byte, size int, fit Fit, limit int64) error {
 	c, _, err := image.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
 		return err
 	}
-	if int64(c.Width)*int64(c.Height) > maxPixels {
-		return fmt.Errorf("%dx%d pixels are more than %d", c.Width, c.Height, maxPixels)
+	if int64(c.Width)*int64(c.Height) > limit {
+		return fmt.Errorf("%w: %dx%d are more than %d", ErrPixels, c.Width, c.Height, limit)
 	}
 	m, _, err := image.Decode(bytes.NewReader(data))
 	if err != nil {

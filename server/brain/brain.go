@@ -4,7 +4,8 @@
 // One goroutine, Run, holds the engine and goes from one piece of work to the next: requests to classify first, then what
 // is to be learned, then sleep. A request that arrives in a sleep ends it between two groups of neurons (core.Engine.Sleep);
 // the governor has it go on later from where it stopped. A second goroutine (journal) makes what was learned durable, so that
-// nobody who classifies waits for a disk.
+// nobody who classifies waits for a disk. Who classifies while Run waits for work does so on its own goroutine: another thread
+// would have to be woken first, which takes longer than decoding the image.
 //
 // All other methods may be called from any goroutine. Images are decoded on the caller's. An error is an *Error with a
 // Code, or the context's.
@@ -47,6 +48,7 @@ type Brain struct {
 	store    *store.Store
 	backend  core.Backend
 
+	turn     chan struct{} // has one element while Run waits: whoever takes it may use what is Run's own, and puts it back
 	classify chan *question
 	learn    chan *lesson
 	control  chan func() // run between two pieces of work, in order
@@ -112,7 +114,7 @@ func newOn(files store.FS, c Config, limits governor.Config, b Board, log *slog.
 	clock := b.Devices.Clock
 	a := &Brain{
 		config: c, governor: g, limits: limits, board: b, clock: clock, log: log, store: kept, backend: on,
-		classify: make(chan *question), learn: make(chan *lesson, c.Queue), control: make(chan func()), look: make(chan struct{}, 1),
+		turn: make(chan struct{}, 1), classify: make(chan *question), learn: make(chan *lesson, c.Queue), control: make(chan func()), look: make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 		light:   device.NewBlinker(b.Devices.LED, clock), slept: governor.Never,
 	}
@@ -165,25 +167,37 @@ func (b *Brain) live(ctx, work context.Context) {
 			continue
 		default:
 		}
-		var lessons chan *lesson
-		if b.mind != nil {
-			lessons = b.learn
-		}
-		select {
-		case <-ctx.Done():
-		case q := <-b.classify:
-			b.answer(work, q)
-		case f := <-b.control:
-			f()
-		case l := <-lessons:
-			b.study(work, l)
-		case <-b.nap.done():
-			b.endNap()
-		case err := <-b.saving:
-			b.saved(err)
-		case <-b.look:
-		case <-b.clock.After(b.patience()):
-		}
+		b.work(ctx, work)
+	}
+}
+
+// work waits for one piece of work and does it.
+func (b *Brain) work(ctx, work context.Context) {
+	var lessons chan *lesson
+	if b.mind != nil {
+		lessons = b.learn
+	}
+	ended, saved, later := b.nap.done(), b.saving, b.clock.After(b.patience())
+	var do func()
+	b.turn <- struct{}{}
+	select {
+	case <-ctx.Done():
+	case q := <-b.classify:
+		do = func() { b.answer(work, q) }
+	case f := <-b.control:
+		do = f
+	case l := <-lessons:
+		do = func() { b.study(work, l) }
+	case <-ended:
+		do = b.endNap
+	case err := <-saved:
+		do = func() { b.saved(err) }
+	case <-b.look:
+	case <-later:
+	}
+	<-b.turn
+	if do != nil {
+		do()
 	}
 }
 

@@ -49,6 +49,19 @@ func (b *Brain) Classify(ctx context.Context, x Image) (Result, error) {
 	}
 	q := &question{pixels: pixels, asked: b.requested(), answer: make(chan reply, 1), model: m}
 	select {
+	case <-b.turn:
+		if b.nap == nil && len(b.learn) == 0 {
+			b.answer(context.WithoutCancel(ctx), q)
+		}
+		b.turn <- struct{}{}
+	default:
+	}
+	select { // answered already, or not
+	case r := <-q.answer:
+		return r.Result, b.refused(r.err)
+	default:
+	}
+	select {
 	case b.classify <- q:
 	case <-ctx.Done():
 		return Result{}, context.Cause(ctx)
@@ -232,5 +245,6 @@ func (b *Brain) settings() store.Settings {
 // append gives an entry to the journal.
 func (b *Brain) append(e store.Entry, done func(error)) {
 	b.mind.seq++
+	b.keep(func(d *Durability) { d.Journal++ })
 	b.journal.queue <- entry{e, done}
 }

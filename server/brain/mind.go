@@ -49,6 +49,9 @@ type mind struct {
 	snr        []governor.Layer
 	unmeasured int64 // wake steps since the last measurement
 
+	savedSeq  uint64 // record and step of the snapshot that it began with
+	savedStep int64
+
 	replay time.Duration // what it took to do the records since the last snapshot
 	due    bool          // a snapshot
 }
@@ -123,6 +126,7 @@ func (b *Brain) recall(ctx context.Context) (*mind, error) {
 		return nil, err
 	}
 	params.Add(model.NewTensor(core.StepTensor, nil, []int64{m.Step}))
+	m.savedSeq, m.savedStep = r.Seq, m.Step
 	if err := b.replay(ctx, m, r, params); err != nil {
 		return nil, errors.Join(err, m.close())
 	}

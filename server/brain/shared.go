@@ -176,7 +176,7 @@ func (s *shared) adopt(m *mind) {
 	if m != nil {
 		s.current = m.facts
 		st.Step, st.StepsSinceSleep = m.Step, m.StepsSinceSleep
-		st.Durability.Snapshot = m.Step
+		st.Durability.Snapshot, st.Durability.Journal = m.savedStep, int64(m.seq-m.savedSeq)
 	}
 }
 
@@ -187,7 +187,6 @@ func (s *shared) learned(m *mind, correct bool) {
 	st := &s.status
 	st.Step, st.StepsSinceSleep = m.Step, m.StepsSinceSleep
 	st.Counters.Learned++
-	st.Durability.Journal++
 	f := &st.Feedback
 	f.Count++
 	if correct {
