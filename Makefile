@@ -63,9 +63,10 @@ arm-tools: ## installs the emulators of test-arm and the disassembler of generat
 	$(SUDO) apt-get update
 	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
 
-e2e: ## the edge daemon's page in a real browser; screenshots go to e2e/screenshots
-	@command -v chromium >/dev/null || echo "SKIPPED: no Chromium; make e2e-tools installs it"
-	cd e2e && $(GO) test -count=1 ./...
+E2E ?= -v
+e2e: ## the edge daemon as a process: loaded, killed, updated, its page in a real browser; E2E=-short is quicker
+	@command -v chromium >/dev/null || echo "SKIPPED: no Chromium for the page; make e2e-tools installs it"
+	cd e2e && $(GO) test -count=1 -timeout 20m $(E2E) ./...
 
 e2e-tools: ## installs the browser of e2e from Debian
 	$(SUDO) apt-get update

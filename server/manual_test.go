@@ -15,14 +15,14 @@ import (
 
 func manual(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../docs/DAEMON.md")
+	text, err := os.ReadFile("../docs/API.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
 }
 
-// The tables of docs/DAEMON.md have every key with its default and every code with its status, and no others.
+// The tables of docs/API.md have every key with its default and every code with its status, and no others.
 func TestManual(t *testing.T) {
 	limits, errors, is := strings.Cut(manual(t), "\n## Errors\n")
 	if !is {
@@ -69,7 +69,7 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// The commands of docs/DAEMON.md do what they say: each is answered with 200.
+// The commands of docs/API.md do what they say: each is answered with 200.
 func TestManualCommands(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("SKIPPED: no curl")

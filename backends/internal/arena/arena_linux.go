@@ -18,10 +18,14 @@ func allocate(floats int) ([]float32, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if bytes >= hugePage {
-		_ = unix.Madvise(mapped, unix.MADV_HUGEPAGE) // a kernel without them serves small pages
-	}
 	start := -int(uintptr(unsafe.Pointer(&mapped[0]))) & (hugePage - 1) // to the first border of a huge page
+	whole := start + bytes/hugePage*hugePage
+	// Errors mean a kernel without huge pages, which serves small ones. What is left behind the last whole one would take as much
+	// as one: of an engine with twenty arrays, twenty megabytes.
+	if whole > start {
+		_ = unix.Madvise(mapped[start:whole], unix.MADV_HUGEPAGE)
+	}
+	_ = unix.Madvise(mapped[whole:], unix.MADV_NOHUGEPAGE)
 	memory := unsafe.Slice((*float32)(unsafe.Pointer(&mapped[start])), floats)
 	return memory, func() error { return unix.Munmap(mapped) }, nil
 }
