@@ -208,7 +208,7 @@ func (b *Brain) patience() time.Duration {
 	if b.trial != nil {
 		wait = min(wait, b.trial.until-now)
 	}
-	if b.saveTry != 0 {
+	if b.saveTry != 0 && b.saving == nil && b.nap == nil {
 		wait = min(wait, b.saveTry+saveEvery-now)
 	}
 	return max(wait, time.Millisecond)

@@ -625,6 +625,64 @@ func TestModels(t *testing.T) {
 	}
 }
 
+// broken is an engine that fails.
+type broken struct{ core.Engine }
+
+func (broken) Infer(context.Context, core.Batch) (core.Logits, error) {
+	return core.Logits{}, errors.New("a lane is dead")
+}
+
+// TestFaultOnTrial: a model whose engine fails on trial is returned from at once, or, while the disk cannot be written, as soon as it
+// can.
+func TestFaultOnTrial(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		files := storetest.New()
+		c := config(t)
+		c.Health.Window = time.Hour
+		r := started(t, files, c, quick())
+		r.teach(0, 2)
+		want := r.look()
+		if _, err := r.Upload(t.Context(), bytes.NewReader(packaged(t, 2, nil, nil))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Activate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if full {
+			files.Before(func(_ int, _, name string) error {
+				if strings.HasPrefix(name, "state-") {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+		}
+		if err := r.do(t.Context(), func() error { r.mind.engine = broken{r.mind.engine}; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		x, _ := example(0)
+		if _, err := r.Classify(t.Context(), x); CodeOf(err) != CodeInternal {
+			t.Fatalf("%v", err)
+		}
+		if full {
+			r.until("tried", func(Status) bool { return files.Ops() > 0 })
+			if s := r.Status(); s.Model.Version != 2 {
+				t.Errorf("%+v", s.Models)
+			}
+			files.Before(nil)
+			if err := r.do(t.Context(), func() error { r.trial.until = 0; return nil }); err != nil { // it is tried every 10 s
+				t.Fatal(err)
+			}
+		}
+		s := r.until("returned from", func(s Status) bool { return s.Model.Version == 1 })
+		if m := s.Models[1]; m.State != Returned || !strings.Contains(m.Reason, "a lane is dead") {
+			t.Errorf("%+v", m)
+		}
+		if got := r.look(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%v, was %v", got, want)
+		}
+	}
+}
+
 // TestExport: what comes back is a package with what was learned, whose golden vectors fit it.
 func TestExport(t *testing.T) {
 	r := started(t, nil, config(t), quick())

@@ -18,7 +18,7 @@ import (
 
 // trial is a model's health window.
 type trial struct {
-	until  time.Duration // monotonic
+	until  time.Duration // monotonic: when it is looked at
 	fault  string        // why it is to be returned from
 	before Feedback      // when it began
 }
@@ -76,7 +76,7 @@ func (b *Brain) use(ctx context.Context) error {
 	b.adopt(m)
 	b.showModels()
 	b.log.Info("model", "slot", m.slot, "network", m.network.Name, "version", m.version, "step", m.Step)
-	b.failure, b.slept = "", governor.Never
+	b.failure, b.slept, b.saveTry = "", governor.Never, 0
 	debug.FreeOSMemory()                     // what loading took: boards are small
 	b.governor, err = governor.New(b.limits) // what it remembers is of another model's sleeps
 	return err
@@ -186,7 +186,7 @@ func (b *Brain) Activate(ctx context.Context) (Model, error) {
 		if ctx.Err() != nil {
 			return Model{}, context.Cause(ctx)
 		}
-		err = errors.Join(err, b.store.Reject(slot, err.Error()))
+		err = oneLine(err, b.store.Reject(slot, err.Error()))
 		b.showModels()
 		return Model{}, b.refused(&Error{CodeTrial, err})
 	}
@@ -196,12 +196,20 @@ func (b *Brain) Activate(ctx context.Context) (Model, error) {
 			return installError(errors.Join(err, b.use(context.Background())))
 		}
 		if err := b.use(context.Background()); err != nil {
-			return &Error{CodeTrial, errors.Join(err, b.goBack(err.Error()))}
+			return &Error{CodeTrial, oneLine(err, b.goBack(err.Error()))}
 		}
 		b.trial = &trial{until: b.clock.Monotonic() + b.config.Health.Window, before: b.feedback()}
 		return nil
 	})
 	return b.model(slot), b.refused(err)
+}
+
+// oneLine is an error with what went wrong after it.
+func oneLine(err, then error) error {
+	if then == nil {
+		return err
+	}
+	return fmt.Errorf("%w; %w", err, then)
 }
 
 // stepAside takes the model out of use for another one. What is durable in the journal needs no snapshot.
@@ -212,25 +220,22 @@ func (b *Brain) stepAside() {
 	b.leave()
 }
 
-// goBack returns from the trial to the committed model.
+// goBack returns from the trial to the committed model. When that cannot be written down, the model on trial stays in use.
 func (b *Brain) goBack(reason string) error {
-	b.trial = nil
-	b.leave()
 	if err := b.store.Return(reason); err != nil {
 		return err
 	}
+	b.trial = nil
+	b.leave()
 	b.showModels()
-	if b.store.State().Active() == store.None {
-		b.wakeUp(context.Background())
-		return nil
-	}
-	return b.use(context.Background())
+	b.wakeUp(context.Background())
+	return nil
 }
 
 // watchTrial ends a trial: for a fault at once, otherwise when its window has passed.
 func (b *Brain) watchTrial() {
 	t := b.trial
-	if t == nil || t.fault == "" && b.clock.Monotonic() < t.until {
+	if t == nil || b.clock.Monotonic() < t.until {
 		return
 	}
 	if t.fault == "" {
@@ -250,7 +255,7 @@ func (b *Brain) watchTrial() {
 	b.log.Warn("trial", "version", b.mind.version, "returned", t.fault)
 	if err := b.goBack(t.fault); err != nil {
 		b.log.Error("return from the trial", "error", err)
-		b.trial = nil
+		t.until = b.clock.Monotonic() + saveEvery
 	}
 }
 
@@ -266,11 +271,11 @@ func (h Health) judge(before, after Feedback) string {
 	return ""
 }
 
-// faulty notes that the engine failed. A model on trial is returned from for it.
+// faulty notes that the engine failed. A model on trial is returned from for it, at once.
 func (b *Brain) faulty(err error) {
 	b.log.Error("engine", "error", err)
-	if b.trial != nil && b.trial.fault == "" {
-		b.trial.fault = "its engine failed: " + err.Error()
+	if t := b.trial; t != nil && t.fault == "" {
+		t.fault, t.until = "its engine failed: "+err.Error(), 0
 	}
 }
 
