@@ -35,7 +35,9 @@ func TestExport(t *testing.T) {
 			t.Errorf("%s: not the operators of this network", c.path)
 		}
 	}
-	for _, args := range [][]string{{"export"}, {"export", "-m", checkpoint}, {"export", "-m", "missing", "--onnx", filepath.Join(dir, "b.onnx")}} {
+	for _, args := range [][]string{{"export"}, {"export", "-m", checkpoint}, {"export", "-m", checkpoint, "--pytorch", filepath.Join(dir, "c"), "--normalised"},
+		{"export", "-m", checkpoint, "--npy", filepath.Join(dir, "npy"), "--layers", "nosuch"}, {"export", "-m", checkpoint, "--npy", filepath.Join(dir, "npy"), "--images", "100000"},
+		{"export", "-m", checkpoint, "--npy", checkpoint + "/x"}, {"export", "-m", "missing", "--onnx", filepath.Join(dir, "b.onnx")}} {
 		var out, errs bytes.Buffer
 		if code := run(context.Background(), args, console{&out, &errs}); code == exitOK || strings.Count(errs.String(), "\n") != 1 {
 			t.Errorf("%v: code %d, %q", args, code, errs.String())

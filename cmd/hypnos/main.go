@@ -7,7 +7,7 @@
 //	hypnos package     make integers of a checkpoint, for the edge
 //	hypnos keygen      make keys that packages are signed with
 //	hypnos represent   compare what networks make of images
-//	hypnos export      write a network as an ONNX model
+//	hypnos export      write a network for other programs
 //	hypnos deploy      bring an edge package to a board
 //	hypnos pull        bring what a board has learned back
 //	hypnos simulate    the simulations of the paper's Fig. 4
@@ -66,7 +66,7 @@ func commands() []command {
 		{"keygen", "make keys that packages are signed with", keygenCommand},
 		{"plan", "what an edge package takes on a board, before it is there", planCommand},
 		{"represent", "what networks make of images, compared layer by layer; shifts", representCommand},
-		{"export", "write a network as an ONNX model, for other programs", exportCommand},
+		{"export", "write a network for other programs: ONNX, PyTorch, activations", exportCommand},
 		{"deploy", "bring an edge package to a board, and follow its trial", deployCommand},
 		{"pull", "bring what a board has learned back, as an edge package", pullCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
