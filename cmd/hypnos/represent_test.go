@@ -30,6 +30,14 @@ func TestRepresent(t *testing.T) {
 		}
 	}
 	works(t, []string{"represent", "-m", checkpoint, "--images", "20", "--layers", "pool,linear"}, "pool")
+	tuning := filepath.Join(dir, "tuning.json")
+	works(t, []string{"represent", "-m", checkpoint, "-m", slept, "--images", "8", "--gratings", "--layers", "stem.conv,pool", "--json", tuning},
+		"A: tuning to the orientation", "B: tuning", "agreement in a group")
+	var g representReport
+	parseJSON(t, read(t, tuning), &g)
+	if len(g.TuningA) != 2 || len(g.TuningB) != 2 || g.TuningA[0].Units+g.TuningA[0].Silent == 0 || !(g.TuningB[0].Agreement > g.TuningA[0].Agreement) {
+		t.Errorf("tuning %+v, after sleep %+v", g.TuningA, g.TuningB)
+	}
 	for want, args := range map[string][]string{
 		"one or two":      {"represent"},
 		"--images 3":      {"represent", "-m", checkpoint, "--images", "3"},
