@@ -64,7 +64,7 @@ arm-tools: ## installs the emulators of test-arm and the disassembler of generat
 	$(SUDO) apt-get install -y --no-install-recommends qemu-user-static binutils-aarch64-linux-gnu
 
 E2E ?= -v
-e2e: ## the edge daemon as a process: loaded, killed, updated, its page in a real browser; E2E=-short is quicker
+e2e: ## the edge daemon as a process: loaded, killed, updated, its page in a real browser; E2E=-short is quicker, HYPNOSD_ARCH=arm64 or arm emulates a board's processor
 	@command -v chromium >/dev/null || echo "SKIPPED: no Chromium for the page; make e2e-tools installs it"
 	cd e2e && $(GO) test -count=1 -timeout 20m $(E2E) ./...
 

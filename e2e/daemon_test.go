@@ -25,20 +25,37 @@ import (
 	"hypnos/server/client"
 )
 
-// programs are the commands, built once from the tree that this module is part of.
+// programs are the commands, built once from the tree that this module is part of. HYPNOSD_ARCH=arm64 or arm has the daemon run on
+// an emulated processor.
 var programs = sync.OnceValues(func() (dir string, err error) {
 	dir, err = os.MkdirTemp("", "hypnos-e2e")
 	if err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-o", dir, "./cmd/hypnos", "./cmd/hypnosd")
-	build.Dir = ".."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	for command, arch := range map[string]string{"hypnos": "", "hypnosd": os.Getenv("HYPNOSD_ARCH")} {
+		build := exec.Command("go", "build", "-o", dir, "./cmd/"+command)
+		build.Dir = ".."
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch, "GOARM=7")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
 	}
 	return dir, nil
 })
+
+// hypnosd is the daemon with arguments.
+func hypnosd(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	path := program(t, "hypnosd")
+	emulator, is := map[string]string{"arm64": "qemu-aarch64-static", "arm": "qemu-arm-static"}[os.Getenv("HYPNOSD_ARCH")]
+	if !is {
+		return exec.Command(path, args...)
+	}
+	if _, err := exec.LookPath(emulator); err != nil {
+		t.Skipf("SKIPPED: no %s; make arm-tools installs it", emulator)
+	}
+	return exec.Command(emulator, append([]string{path}, args...)...)
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -197,7 +214,7 @@ func (d *daemon) start() brain.Status {
 	if d.log == nil {
 		d.log = &lockedBuffer{}
 	}
-	d.process = exec.Command(program(d.t, "hypnosd"), "-c", d.config)
+	d.process = hypnosd(d.t, "-c", d.config)
 	d.process.Stderr = d.log
 	if err := d.process.Start(); err != nil {
 		d.t.Fatal(err)
@@ -461,7 +478,7 @@ func TestDaemonPage(t *testing.T) {
 func TestDaemonCheck(t *testing.T) {
 	m := newMaker(t)
 	d := newDaemon(t, m, nil)
-	out, err := exec.Command(program(t, "hypnosd"), "check", "-c", d.config).CombinedOutput()
+	out, err := hypnosd(t, "check", "-c", d.config).CombinedOutput()
 	if err != nil || !regexp.MustCompile(`temperature: 43.5 °C`).Match(out) || !bytes.Contains(out, []byte("wake: absent, because")) || !bytes.Contains(out, []byte("key: ")) {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -472,7 +489,7 @@ func TestDaemonCheck(t *testing.T) {
 	if err := os.WriteFile(d.config, append([]byte("colour = \"red\"\n"), text...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(program(t, "hypnosd"), "-c", d.config).CombinedOutput(); err == nil || !bytes.Contains(out, []byte(`unknown key "colour"`)) || !bytes.Contains(out, []byte(d.config)) {
+	if out, err := hypnosd(t, "-c", d.config).CombinedOutput(); err == nil || !bytes.Contains(out, []byte(`unknown key "colour"`)) || !bytes.Contains(out, []byte(d.config)) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
