@@ -17,6 +17,7 @@ import (
 	"hypnos/bench/figure"
 	"hypnos/core/model"
 	"hypnos/core/train"
+	"hypnos/internal/lock"
 )
 
 // Files of a run directory.
@@ -27,7 +28,6 @@ const (
 	DataFile       = "data.json"
 	AccuracyFigure = "accuracy" // .svg and .png
 	SNRFigure      = "snr"
-	lockFile       = ".lock"
 )
 
 // RunDir is a run directory that this process has locked.
@@ -41,11 +41,11 @@ func OpenDir(path string) (*RunDir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("experiment: run directory: %w", err)
 	}
-	lock, err := lockPath(filepath.Join(path, lockFile))
+	held, err := lock.Folder(path)
 	if err != nil {
 		return nil, fmt.Errorf("experiment: run directory %s: %w", path, err)
 	}
-	return &RunDir{path, lock}, nil
+	return &RunDir{path, held}, nil
 }
 
 // Close unlocks the directory.

@@ -376,7 +376,7 @@ func TestOneRunADirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = experiment.OpenDir(dir)
-	wantError(t, "a second run", err, dir, "another run is using it")
+	wantError(t, "a second run", err, dir, "another process is using it")
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +404,7 @@ func TestFigures(t *testing.T) {
 				t.Errorf("%s: %s.png: %v", network, name, err)
 			}
 		}
-		if len(all) != 5+2*len(want) { // config, data, metrics, checkpoint, lock
+		if len(all) != 4+2*len(want) { // config, data, metrics, checkpoint
 			t.Errorf("%s: %d files in the run directory", network, len(all))
 		}
 	}

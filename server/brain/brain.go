@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"hypnos/core"
 	"hypnos/core/edge"
 	"hypnos/core/sleep"
+	"hypnos/internal/lock"
 	"hypnos/server/governor"
 	"hypnos/server/store"
 )
@@ -46,6 +48,7 @@ type Brain struct {
 	clock    device.Clock
 	log      *slog.Logger
 	store    *store.Store
+	held     io.Closer // the lock of the store's folder; nil where a test has another file system
 	backend  core.Backend
 
 	turn     chan struct{} // has one element while Run waits: whoever takes it may use what is Run's own, and puts it back
@@ -83,7 +86,16 @@ func New(c Config, limits governor.Config, b Board, log *slog.Logger) (*Brain, e
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("brain: data: %w", err)
 	}
-	return newOn(store.Dir(c.Data), c, limits, b, log)
+	held, err := lock.Folder(c.Data)
+	if err != nil {
+		return nil, fmt.Errorf("brain: data: %s: %w", c.Data, err)
+	}
+	a, err := newOn(store.Dir(c.Data), c, limits, b, log)
+	if err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	a.held = held
+	return a, nil
 }
 
 // newOn is New with the store on another file system.
@@ -147,6 +159,9 @@ func (b *Brain) Run(ctx context.Context) error {
 	b.journal.close()
 	others.Wait()
 	b.shared.close()
+	if b.held != nil {
+		err = errors.Join(err, b.held.Close())
+	}
 	return errors.Join(err, b.backend.Close())
 }
 

@@ -30,6 +30,7 @@ import (
 	"hypnos/core/edge/edgetest"
 	"hypnos/core/model"
 	"hypnos/core/net"
+	"hypnos/internal/lock"
 	"hypnos/server/governor"
 	"hypnos/server/store"
 	"hypnos/server/store/storetest"
@@ -223,8 +224,15 @@ func (r *rig) look() []float64 {
 }
 
 func TestClassifyAndLearn(t *testing.T) {
-	r := started(t, nil, config(t), quick())
+	c := config(t)
+	r := started(t, nil, c, quick())
 	ctx := t.Context()
+	none := device.None("a test has none")
+	set := &device.Set{Temperature: none, Power: none, Wake: none, Sleep: none, LED: none, Clock: device.NewSystem()}
+	if _, err := New(c, quick(), Board{Devices: set}, slog.New(slog.DiscardHandler)); !errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), c.Data) {
+		t.Errorf("a second daemon on one folder: %v", err)
+	}
+	r.until("alight", func(Status) bool { return r.led.On() })
 	grey := picture(8, 8, color.Gray{200})
 	v, err := r.Classify(ctx, grey)
 	if err != nil {
