@@ -537,6 +537,36 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestReadOnlyDisk: from a disk that cannot be written the daemon starts, with what was learned, and classifies; lessons are not taken
+// for durable, and its end is in order.
+func TestReadOnlyDisk(t *testing.T) {
+	files := storetest.New()
+	c := config(t)
+	r := started(t, files, c, quick())
+	r.teach(0, 4)
+	want := r.look()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	files.Before(func(int, string, string) error { return syscall.EROFS })
+	r = run(t, files, c, quick())
+	r.until("ready", ready)
+	if got := r.look(); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, was %v", got, want)
+	}
+	x, label := example(4)
+	if a, err := r.Learn(t.Context(), x, label); err != nil || a.Durable || !strings.Contains(a.Reason, "read-only") {
+		t.Errorf("%+v, %v", a, err)
+	}
+	r.until("not durable", func(s Status) bool { return !s.Durability.Durable })
+	if _, err := r.Learn(t.Context(), x, label); CodeOf(err) != CodeNotDurable {
+		t.Error(err)
+	}
+	if _, err := r.Upload(t.Context(), bytes.NewReader(packaged(t, 2, nil, nil))); CodeOf(err) != CodeStorage {
+		t.Error(err)
+	}
+}
+
 // TestModels: upload, trial, commit; a trial that fails its golden vectors, its feedback, or by a crash; rollback; what each model has
 // learned is its own.
 func TestModels(t *testing.T) {
