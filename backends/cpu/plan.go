@@ -49,7 +49,7 @@ func (p *plan) measure(n *net.Network, o core.Options, threads int) {
 	}
 	for _, v := range n.Nodes {
 		if f, ok := filtersOf(v); ok {
-			p.scratch = max(p.scratch, int64(f.groups*f.cout)*int64(o.MaxBatch)) // an output position before its epilogue
+			p.scratch = max(p.scratch, int64(f.groups*f.cout)*int64(max(o.MaxBatch, v.Out.W))) // an output position before its epilogue, or of one image a row
 			if o.Train {
 				p.scratch = max(p.scratch, int64(kernel.ScratchLen(f.cout, 1))*int64(o.MaxBatch))
 			}

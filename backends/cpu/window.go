@@ -277,21 +277,53 @@ func (l *window) forwardPart(worker, lo, hi int) {
 		y = l.out(l.then.Last)
 	}
 	size := l.Out * l.n
-	for position := lo; position < hi; position++ {
-		dst := y[position*size : (position+1)*size]
+	for position := lo; position < hi; {
+		count := l.alike(position, hi)
+		dst := y[position*size : (position+count)*size]
 		own := dst
 		if fusing { // what is added may lie where the result goes
-			own = l.scratch[worker][:size]
+			own = l.scratch[worker][:count*size]
 		}
-		l.products(own, x, position, l.scratch[worker][l.plan.scratch-kernel.ThinScratchLen:])
-		if fusing {
-			l.then.apply(l.pass, dst, own, position*size)
+		l.products(own, x, position, count, l.scratch[worker][l.plan.scratch-kernel.ThinScratchLen:])
+		for at := 0; fusing && at < len(dst); at += size {
+			l.then.apply(l.pass, dst[at:at+size], own[at:at+size], position*size+at)
 		}
+		position += count
 	}
 }
 
-// products sets an output position, (Out, B), to the products of its receptive field.
-func (l *window) products(y, x []float32, position int, scratch []float32) {
+// strips tells whether positions of one class that follow each other are computed together: with one image, where every position
+// has weights of its own, which come from memory one after the other.
+func (l *window) strips() bool { return l.n == 1 && l.groups == 1 && l.bias == nil && l.shared(1) != 0 }
+
+// alike is how many positions from one on, before hi, are computed together.
+func (l *window) alike(position, hi int) int {
+	if !l.strips() {
+		return 1
+	}
+	of := l.fields.of
+	end := min(hi, (position/l.v.Out.W+1)*l.v.Out.W)
+	next := position + 1
+	for next < end && of[next] == of[position] {
+		next++
+	}
+	return next - position
+}
+
+// products sets count output positions that are alike, (count, Out, B), to the products of their receptive fields.
+func (l *window) products(y, x []float32, position, count int, scratch []float32) {
+	if l.strips() && l.kernels.Strip(y, l.operand(x, l.v.In.C, l.centre(position), 0), l.weights(l.weight.value, position, 0),
+		&l.now.fields[l.fields.of[position]], l.rows(), l.cout, count, l.Stride*l.v.In.C) {
+		return
+	}
+	size := l.Out * l.n
+	for i := range count {
+		l.product(y[i*size:(i+1)*size], x, position+i, scratch)
+	}
+}
+
+// product sets one output position, (Out, B).
+func (l *window) product(y, x []float32, position int, scratch []float32) {
 	if l.bias != nil {
 		for c, v := range l.biases(l.bias.value, position) {
 			fill(y[c*l.n:(c+1)*l.n], v)

@@ -12,14 +12,14 @@ func assembly() []*Kernels {
 	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasBMI2 {
 		versions = append(versions, &Kernels{
 			Name: "avx512", thin: 15, block: 64,
-			product: product512, column: column512, weightGradient: weightGradient512, times: times512,
+			product: product512, column: column512, strip: stripOf(stripAVX512), weightGradient: weightGradient512, times: times512,
 			Pointwise: pointwise512(),
 		})
 	}
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
 		versions = append(versions, &Kernels{
 			Name: "avx2", thin: 7, block: 64,
-			product: product2, column: column2, weightGradient: weightGradient2,
+			product: product2, column: column2, strip: stripOf(stripAVX2), weightGradient: weightGradient2,
 			Pointwise: pointwise2(),
 		})
 	}
@@ -149,6 +149,17 @@ func column512(y []float32, x, w Operand, list *List, lanes, images int) {
 			columnAVX512x1(yp, xp, wp, pairs, n, lanes)
 			b++
 		}
+	}
+}
+
+// stripOf is a strip by the assembly, behind its checks.
+func stripOf(kernel func(y, x, w *float32, list *Pair, n, tiles, positions, nextX, nextW int)) func([]float32, Operand, Operand, *List, int, int, int, int) {
+	return func(y []float32, x, w Operand, list *List, tiles, positions, nextX, nextW int) {
+		list.check(x.Data, x.At, 1, w.Data, w.At, Tile)
+		last := positions - 1
+		list.check(x.Data, x.At+last*nextX, 1, w.Data, w.At+(positions*tiles-1)*nextW, Tile)
+		_ = y[positions*tiles*Tile-1]
+		kernel(&y[0], at(x, 0), at(w, int(list.Pairs[0][1])), &list.Pairs[0], len(list.Pairs), tiles, positions, nextX*size, nextW*size)
 	}
 }
 

@@ -28,6 +28,7 @@ type Pair = [2]int32
 type List struct {
 	Pairs              []Pair
 	xLo, xHi, wLo, wHi int
+	dense              bool // the rows of weights follow each other, a tile apart
 }
 
 // NewList makes a list. Its length is padded for reading to a multiple of eight by repeating the last pair, behind
@@ -48,6 +49,10 @@ func NewList(pairs []Pair) List {
 			padded = append(padded, pairs[len(pairs)-1])
 		}
 		l.Pairs = padded[:len(pairs)]
+	}
+	l.dense = len(pairs) > 0
+	for i := 1; i < len(pairs); i++ {
+		l.dense = l.dense && pairs[i][1] == pairs[i-1][1]+Tile
 	}
 	return l
 }
@@ -85,6 +90,9 @@ type Kernels struct {
 	product func(y []float32, ldy int, x, w Operand, list *List, rows, step int, next Next, n int, keep bool)
 	// column is y[16b+j] += Σ_i x[list[i].x+b]·w[list[i].w+j] for b < images, j < lanes ≤ 16.
 	column func(y []float32, x, w Operand, list *List, lanes, images int)
+	// strip is column for one image at positions that follow each other, for all tiles of each, without what was in y: y, (positions,
+	// tiles, Tile); nextX and nextW elements lie between positions of x and between tiles of w. Lists are dense. nil where there is none.
+	strip func(y []float32, x, w Operand, list *List, tiles, positions, nextX, nextW int)
 	// weightGradient is dw[list[i].w+j] = keep·dw + Σ_b x[list[i].x+b]·dy[j, b] for all i, j < n ≤ 16 of one tile,
 	// or of several full tiles that are tileSize apart in dw. dy is (n, b).
 	weightGradient func(dw, x Operand, list *List, dy []float32, n, b, tileSize int, next Next, keep bool, scratch []float32)
@@ -155,6 +163,16 @@ func (k *Kernels) forwardThin(y []float32, x, w Operand, lists *Lists, rows, n, 
 		k.column(turned, x, at, list, width, b)
 		transpose(tile, b, turned, Tile, b, width)
 	}
+}
+
+// Strip is Forward for one image at positions that follow each other in memory and have the same products, if there is a quicker way
+// to do them together: y is (positions, n), nextX is how far positions of x lie apart. Otherwise it does nothing.
+func (k *Kernels) Strip(y []float32, x, w Operand, lists *Lists, rows, n, positions, nextX int) (done bool) {
+	if k.strip == nil || n%Tile != 0 || !lists.Full.dense || positions < 1 {
+		return false
+	}
+	k.strip(y, x, w, &lists.Full, n/Tile, positions, nextX, rows*Tile)
+	return true
 }
 
 // transpose is dst[j*ldDst+i] = src[i*ldSrc+j] for i < rows, j < columns.

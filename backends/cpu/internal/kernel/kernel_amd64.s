@@ -1807,6 +1807,75 @@ sum:
 	VZEROUPPER
 	RET
 
+// func stripAVX512(y *float32, x *float32, w *float32, list *[2]int32, n int, tiles int, positions int, nextX int, nextW int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·stripAVX512(SB), NOSPLIT, $0-72
+	MOVQ y+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ w+16(FP), DX
+	MOVQ list+24(FP), BX
+	MOVQ positions+48(FP), SI
+	MOVQ nextX+56(FP), DI
+	MOVQ nextW+64(FP), R8
+
+position:
+	MOVQ tiles+40(FP), R9
+
+tile:
+	MOVQ   n+32(FP), R12
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+
+fours:
+	CMPQ         R12, $0x04
+	JLT          rest
+	MOVLQSX      (R11), R13
+	VBROADCASTSS (CX)(R13*4), Z4
+	VFMADD231PS  (R10), Z4, Z0
+	MOVLQSX      8(R11), R13
+	VBROADCASTSS (CX)(R13*4), Z4
+	VFMADD231PS  64(R10), Z4, Z1
+	MOVLQSX      16(R11), R13
+	VBROADCASTSS (CX)(R13*4), Z4
+	VFMADD231PS  128(R10), Z4, Z2
+	MOVLQSX      24(R11), R13
+	VBROADCASTSS (CX)(R13*4), Z4
+	VFMADD231PS  192(R10), Z4, Z3
+	ADDQ         $0x20, R11
+	ADDQ         $0x00000100, R10
+	SUBQ         $0x04, R12
+	JMP          fours
+
+rest:
+	TESTQ        R12, R12
+	JE           sum
+	MOVLQSX      (R11), R13
+	VBROADCASTSS (CX)(R13*4), Z4
+	VFMADD231PS  (R10), Z4, Z0
+	ADDQ         $0x08, R11
+	ADDQ         $0x40, R10
+	DECQ         R12
+	JMP          rest
+
+sum:
+	VADDPS  Z2, Z0, Z0
+	VADDPS  Z3, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS Z0, (AX)
+	ADDQ    $0x40, AX
+	ADDQ    R8, DX
+	DECQ    R9
+	JNE     tile
+	ADDQ    DI, CX
+	DECQ    SI
+	JNE     position
+	VZEROUPPER
+	RET
+
 // func timesAVX512(y *float32, m *float32, x *float32, columns int, nextY int, nextX int)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·timesAVX512(SB), NOSPLIT, $0-48
@@ -2264,6 +2333,93 @@ sum:
 	VMASKMOVPS 32(AX), Y1, Y0
 	VADDPS     Y0, Y3, Y3
 	VMASKMOVPS Y3, Y1, 32(AX)
+	VZEROUPPER
+	RET
+
+// func stripAVX2(y *float32, x *float32, w *float32, list *[2]int32, n int, tiles int, positions int, nextX int, nextW int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·stripAVX2(SB), NOSPLIT, $0-72
+	MOVQ y+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ w+16(FP), DX
+	MOVQ list+24(FP), BX
+	MOVQ positions+48(FP), SI
+	MOVQ nextX+56(FP), DI
+	MOVQ nextW+64(FP), R8
+
+position:
+	MOVQ tiles+40(FP), R9
+
+tile:
+	MOVQ   n+32(FP), R12
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+fours:
+	CMPQ         R12, $0x04
+	JLT          rest
+	MOVLQSX      (R11), R13
+	PREFETCHT0   2048(R10)
+	VBROADCASTSS (CX)(R13*4), Y8
+	VFMADD231PS  (R10), Y8, Y0
+	VFMADD231PS  32(R10), Y8, Y1
+	MOVLQSX      8(R11), R13
+	PREFETCHT0   2112(R10)
+	VBROADCASTSS (CX)(R13*4), Y8
+	VFMADD231PS  64(R10), Y8, Y2
+	VFMADD231PS  96(R10), Y8, Y3
+	MOVLQSX      16(R11), R13
+	PREFETCHT0   2176(R10)
+	VBROADCASTSS (CX)(R13*4), Y8
+	VFMADD231PS  128(R10), Y8, Y4
+	VFMADD231PS  160(R10), Y8, Y5
+	MOVLQSX      24(R11), R13
+	PREFETCHT0   2240(R10)
+	VBROADCASTSS (CX)(R13*4), Y8
+	VFMADD231PS  192(R10), Y8, Y6
+	VFMADD231PS  224(R10), Y8, Y7
+	ADDQ         $0x20, R11
+	ADDQ         $0x00000100, R10
+	SUBQ         $0x04, R12
+	JMP          fours
+
+rest:
+	TESTQ        R12, R12
+	JE           sum
+	MOVLQSX      (R11), R13
+	PREFETCHT0   2048(R10)
+	VBROADCASTSS (CX)(R13*4), Y8
+	VFMADD231PS  (R10), Y8, Y0
+	VFMADD231PS  32(R10), Y8, Y1
+	ADDQ         $0x08, R11
+	ADDQ         $0x40, R10
+	DECQ         R12
+	JMP          rest
+
+sum:
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS Y0, (AX)
+	VADDPS  Y5, Y1, Y1
+	VADDPS  Y7, Y3, Y3
+	VADDPS  Y3, Y1, Y1
+	VMOVUPS Y1, 32(AX)
+	ADDQ    $0x40, AX
+	ADDQ    R8, DX
+	DECQ    R9
+	JNE     tile
+	ADDQ    DI, CX
+	DECQ    SI
+	JNE     position
 	VZEROUPPER
 	RET
 

@@ -392,6 +392,70 @@ func TestForward(t *testing.T) {
 	})
 }
 
+// TestStrip compares Strip with the plain loop at positions that follow each other, with rows of the field that begin anywhere and are
+// whole otherwise; it does nothing for lists with gaps and for tiles that are not full, and stays within its operands.
+func TestStrip(t *testing.T) {
+	eachVersion(t, func(t *testing.T, k *Kernels) {
+		if k.strip == nil {
+			t.Skip("this version has none")
+		}
+		var c tally
+		trials := 0
+		for _, rows := range []int{1, 3, 4, 5, 20, 145} {
+			for _, first := range []int{0, rows / 3} { // what lies on the padding above is left out
+				for _, tiles := range []int{1, 2, 3} {
+					for _, positions := range []int{1, 2, 7} {
+						for flags := range 2 {
+							const nextX, spare = 5, 3
+							r := newTrial(t, &c, flags > 0, "%d rows from %d, %d tiles, %d positions", rows, first, tiles, positions)
+							n := tiles * Tile
+							x := Operand{from[float32](r, 2*rows+positions*nextX+spare), spare}
+							w := Operand{from[float32](r, spare+positions*n*rows), spare}
+							y := into[float32](r, positions*n)
+							want := newSums(y, false, rows)
+							var pairs []Pair
+							for i := first; i < rows; i++ {
+								at := 2*i%rows + i%2
+								pairs = append(pairs, Pair{int32(at), int32(i * Tile)})
+								for p := range positions {
+									for channel := range n {
+										want.add(p*n+channel, x.Data[x.At+at+p*nextX], w.Data[w.At+p*n*rows+weightAt(rows, n, i, channel)])
+									}
+								}
+							}
+							lists, done := &Lists{Full: NewList(pairs)}, false
+							r.run(func() { done = k.Strip(y, x, w, lists, rows, n, positions, nextX) })
+							if !done {
+								t.Fatalf("%s: not done", r.name)
+							}
+							compare(r, "y", y, want.value, want.bound)
+							for name, call := range map[string]func(){
+								"short y": func() { k.Strip(y[:len(y)-1], x, w, lists, rows, n, positions, nextX) },
+								"short x": func() {
+									k.Strip(y, Operand{x.Data[:x.At+(positions-1)*nextX], x.At}, w, lists, rows, n, positions, nextX)
+								},
+								"short w": func() { k.Strip(y, x, Operand{w.Data[:len(w.Data)-1], w.At}, lists, rows, n, positions, nextX) },
+							} {
+								if !panics(call) {
+									t.Errorf("%s: %s is taken", r.name, name)
+								}
+							}
+							if len(pairs) > 2 {
+								gap := append(slices.Clone(pairs[:1]), pairs[2:]...)
+								if k.Strip(y, x, w, &Lists{Full: NewList(gap)}, rows, n, positions, nextX) || k.Strip(y, x, w, lists, rows, n+1, positions, nextX) {
+									t.Errorf("%s: a list with a gap, or part of a tile, is taken", r.name)
+								}
+							}
+							trials++
+						}
+					}
+				}
+			}
+		}
+		c.check(t, trials)
+	})
+}
+
 func TestWeightGradient(t *testing.T) {
 	eachVersion(t, func(t *testing.T, k *Kernels) {
 		var c tally

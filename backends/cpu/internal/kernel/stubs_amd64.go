@@ -89,6 +89,11 @@ func columnAVX512x2(y *float32, x *float32, w *float32, list *[2]int32, n int, l
 //go:noescape
 func columnAVX512x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
 
+// stripAVX512 is y[16(pt+u)+j] = Σ_i x[list[i][0]+p·nextX]·w[(pt+u)·nextW+16i+j] for p < positions, u < t = tiles, j < 16, nextX and nextW in bytes. 4 partial sums take the rows in turn.
+//
+//go:noescape
+func stripAVX512(y *float32, x *float32, w *float32, list *[2]int32, n int, tiles int, positions int, nextX int, nextW int)
+
 // timesAVX512 adds a panel of a matrix, (columns, 8), times a tile x, (columns, 16), to a tile y, (8, 16), and the same for the tiles that lie nextX and nextY bytes further.
 //
 //go:noescape
@@ -108,6 +113,11 @@ func columnAVX2x2(y *float32, x *float32, w *float32, list *[2]int32, n int, lan
 //
 //go:noescape
 func columnAVX2x1(y *float32, x *float32, w *float32, list *[2]int32, n int, lanes int)
+
+// stripAVX2 is y[16(pt+u)+j] = Σ_i x[list[i][0]+p·nextX]·w[(pt+u)·nextW+16i+j] for p < positions, u < t = tiles, j < 16, nextX and nextW in bytes. 4 partial sums take the rows in turn.
+//
+//go:noescape
+func stripAVX2(y *float32, x *float32, w *float32, list *[2]int32, n int, tiles int, positions int, nextX int, nextW int)
 
 // transposeAVX512 is dst[16b+j] = src[j*ld+b] for b, j < 16; ld and further in bytes. What lies further than src is asked for.
 //

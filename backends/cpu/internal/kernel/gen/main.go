@@ -30,10 +30,12 @@ func main() {
 	for _, images := range []int{8, 4, 2, 1} {
 		column512(images)
 	}
+	strip("AVX512", 1, false, func() VecVirtual { return ZMM() })
 	times512()
 	for _, images := range []int{4, 2, 1} { // registers for no more
 		column2(images)
 	}
+	strip("AVX2", 2, true, func() VecVirtual { return YMM() })
 	transpose512()
 	transpose2()
 	limits()
@@ -544,6 +546,75 @@ func column(name string, images, vectors int, asks bool, vector func() VecVirtua
 			store(acc[0][b][u], mask[u], m)
 		}
 	}
+	VZEROUPPER()
+	RET()
+}
+
+// strip is the column of one image for positions that follow each other, tile after tile, whose rows of weights do so, too. Between
+// calls for each of them memory would wait: a location of 144 rows comes in 0.3 µs.
+func strip(name string, vectors int, asks bool, vector func() VecVirtual) {
+	TEXT("strip"+name, NOSPLIT, "func(y, x, w *float32, list *[2]int32, n, tiles, positions, nextX, nextW int)")
+	Doc(fmt.Sprintf("strip%s is y[16(pt+u)+j] = Σ_i x[list[i][0]+p·nextX]·w[(pt+u)·nextW+16i+j] for p < positions, u < t = tiles, j < 16, nextX and nextW in bytes. 4 partial sums take the rows in turn.", name))
+	Pragma("noescape")
+	y, x, w, list := arg("y"), arg("x"), arg("w"), arg("list")
+	positions, nextX, nextW := arg("positions"), arg("nextX"), arg("nextW")
+	const parts = 4
+	Label("position")
+	tiles := arg("tiles")
+	Label("tile")
+	at, pair, n := GP64(), GP64(), arg("n")
+	MOVQ(w, at)
+	MOVQ(list, pair)
+	acc := make([][]VecVirtual, parts)
+	for p := range acc {
+		for range vectors {
+			acc[p] = append(acc[p], zero(vector()))
+		}
+	}
+	step := func(p, i int) {
+		xo := GP64()
+		MOVLQSX(Mem{Base: pair, Disp: 8 * i}, xo)
+		if asks {
+			PREFETCHT0(Mem{Base: at, Disp: 64*i + ahead})
+		}
+		v := vector()
+		VBROADCASTSS(Mem{Base: x, Index: xo, Scale: 4}, v)
+		for u := range vectors {
+			VFMADD231PS(Mem{Base: at, Disp: 64*i + 64/vectors*u}, v, acc[p][u])
+		}
+	}
+	Label("fours")
+	CMPQ(n, Imm(parts))
+	JLT(LabelRef("rest"))
+	for i := range parts {
+		step(i, i)
+	}
+	ADDQ(Imm(8*parts), pair)
+	ADDQ(U32(64*parts), at)
+	SUBQ(Imm(parts), n)
+	JMP(LabelRef("fours"))
+	Label("rest")
+	TESTQ(n, n)
+	JE(LabelRef("sum"))
+	step(0, 0)
+	ADDQ(Imm(8), pair)
+	ADDQ(Imm(64), at)
+	DECQ(n)
+	JMP(LabelRef("rest"))
+	Label("sum")
+	for u := range vectors {
+		VADDPS(acc[2][u], acc[0][u], acc[0][u])
+		VADDPS(acc[3][u], acc[1][u], acc[1][u])
+		VADDPS(acc[1][u], acc[0][u], acc[0][u])
+		VMOVUPS(acc[0][u], Mem{Base: y, Disp: 64 / vectors * u})
+	}
+	ADDQ(Imm(64), y)
+	ADDQ(nextW, w)
+	DECQ(tiles)
+	JNE(LabelRef("tile"))
+	ADDQ(nextX, x)
+	DECQ(positions)
+	JNE(LabelRef("position"))
 	VZEROUPPER()
 	RET()
 }
