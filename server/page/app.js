@@ -259,7 +259,9 @@ $("rollback").onclick = () => {
   $("confirm").showModal();
 };
 $("confirm").onclose = () => {
-  if ($("confirm").returnValue === "yes") press($("rollback"), "/v1/model/rollback", (m) => `Version ${m.version} is in use`);
+  const answer = $("confirm").returnValue;
+  $("confirm").returnValue = ""; // the event of an earlier answer may come late: an answer counts once
+  if (answer === "yes") press($("rollback"), "/v1/model/rollback", (m) => `Version ${m.version} is in use`);
 };
 $("door").onsubmit = (e) => {
   e.preventDefault();
