@@ -54,6 +54,19 @@ func (d *RunDir) Close() error { return d.lock.Close() }
 // File is the path of a file of the directory.
 func (d *RunDir) File(name string) string { return filepath.Join(d.Path, name) }
 
+// Evals are the evaluations of the run that the directory holds, of all its parts.
+func (d *RunDir) Evals() ([]train.Eval, error) {
+	text, err := os.ReadFile(d.File(MetricsFile))
+	if err != nil {
+		return nil, fmt.Errorf("experiment: %w", err)
+	}
+	var h history
+	if err := h.read(bytes.NewReader(text)); err != nil {
+		return nil, fmt.Errorf("experiment: %s: %w", d.File(MetricsFile), err)
+	}
+	return h.evals, nil
+}
+
 // Observer is told about a run as it goes.
 type Observer interface {
 	// Begin is called once: the number of learning steps of the whole run, and the state it begins from.

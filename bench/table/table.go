@@ -1,0 +1,319 @@
+package table
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"hypnos/bench/experiment"
+	"hypnos/core"
+	"hypnos/core/data"
+	"hypnos/core/model"
+	"hypnos/core/optim"
+	"hypnos/core/sleep"
+	"hypnos/core/train"
+)
+
+// Options of Run.
+type Options struct {
+	Number int // of the paper's table: 1 or 2
+	Cells  []Cell
+	Seeds  []uint64
+	Base   experiment.Config // what all cells have in common; see Protocol
+	Search bool              // learning rate and weight decay of each cell by a search on held out training images
+	Dir    string            // of the runs: CELL/seed-N
+	// Observe gives the observer of a run, which is told its label first; Done is told of each result, resumed or not.
+	Observe func(label string) experiment.Observer
+	Done    func(label string, r Result)
+}
+
+// Protocol is what all cells of a table have in common. Scales: "paper" is the paper's; "sample" is for the embedded sample, a small
+// network that a CPU trains in minutes.
+func Protocol(number int, scale string) (experiment.Config, error) {
+	c := experiment.Default()
+	switch {
+	case number != 1 && number != 2:
+		return c, fmt.Errorf("table: no table %d: 1 or 2", number)
+	case scale == "sample":
+		c.Data.Pad = 1
+		c.Network.Name, c.Network.Width = "resnet8", 8
+		c.Train.Batch, c.Train.Epochs = 64, 60
+		c.Train.Optimizer, c.Train.LR, c.Train.WeightDecay = optim.SGD, 0.3, 5e-4
+	case scale != "paper":
+		return c, fmt.Errorf("table: no scale %q: paper or sample", scale)
+	case number == 2: // Section 5.3 and NOTES: half width, batches of 256
+		c.Network.Name = "resnet18-half"
+		c.Data.Flip, c.Data.Pad, c.Data.Size, c.Data.Fit = true, 0, 256, data.FitResize
+		c.Train.Batch = 256
+	}
+	c.Train.Drops = Drops(c.Train.Epochs)
+	return c, nil
+}
+
+// Configure gives the configuration of a cell. On the scale of the paper LC without sleep has the authors' smaller learning rate.
+func (o Options) Configure(c Cell, seed uint64) experiment.Config {
+	conf := o.Base
+	conf.Seed, conf.Name = seed, fmt.Sprintf("%s-seed-%d", c.Name, seed)
+	if conf.Train.Optimizer == optim.AdamW && c.Name != "conv" && c.Interval == 0 {
+		conf.Train.LR, conf.Train.WeightDecay = conf.Train.LR/10, conf.Train.WeightDecay*100
+	}
+	c.change(&conf)
+	return conf
+}
+
+// Result is one run.
+type Result struct {
+	Config   string       `json:"config"` // TOML
+	Seed     uint64       `json:"seed"`
+	Steps    int64        `json:"steps"`
+	Seconds  float64      `json:"seconds"`
+	Diverged string       `json:"diverged,omitempty"` // where numbers that are not finite appeared first
+	Evals    []train.Eval `json:"evals"`
+	Classes  int          `json:"classes"`
+	Data     string       `json:"data"`
+	Program  string       `json:"program"`
+}
+
+// last is the last evaluation; ok is false without one, or of a run that diverged.
+func (r Result) last() (e train.Eval, ok bool) {
+	if r.Diverged != "" || len(r.Evals) == 0 {
+		return e, false
+	}
+	return r.Evals[len(r.Evals)-1], true
+}
+
+// resultFile has a run's Result, once it is whole.
+const resultFile = "result.json"
+
+// Run trains all cells from all seeds, one after the other. Runs that are whole are not done again, those that are not go on; a
+// folder with another run is an error that names what differs.
+func Run(ctx context.Context, o Options, program string) (*Table, error) {
+	if len(o.Cells) == 0 || len(o.Seeds) == 0 {
+		return nil, errors.New("table: no cells or no seeds")
+	}
+	for _, c := range o.Cells { // all are checked before the first is trained
+		if err := o.Configure(c, o.Seeds[0]).Check(); err != nil {
+			return nil, fmt.Errorf("table: %s: %w", c.Name, err)
+		}
+	}
+	begin := time.Now()
+	t := &Table{Number: o.Number, Seeds: o.Seeds, Program: program, base: o.Base}
+	for _, c := range o.Cells {
+		row := Row{Cell: c}
+		if o.Search {
+			best, err := o.search(ctx, c, program)
+			if err != nil {
+				return nil, err
+			}
+			row.Search = best
+		}
+		for _, seed := range o.Seeds {
+			conf := o.Configure(c, seed)
+			if o.Search {
+				conf.Train.LR, conf.Train.WeightDecay = row.Search.LR, row.Search.WeightDecay
+			}
+			r, err := o.run(ctx, fmt.Sprintf("%s, seed %d", c.Label, seed), filepath.Join(o.Dir, c.Name, fmt.Sprintf("seed-%d", seed)), conf, program)
+			if err != nil {
+				return nil, fmt.Errorf("table: %s, seed %d: %w", c.Name, seed, err)
+			}
+			row.Runs = append(row.Runs, r)
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	t.Seconds = time.Since(begin).Seconds()
+	t.summarise()
+	return t, nil
+}
+
+// run trains one run, or reads what it gave.
+func (o Options) run(ctx context.Context, label, dir string, conf experiment.Config, program string) (r Result, err error) {
+	if r, err = readResult(filepath.Join(dir, resultFile), conf); err == nil {
+		o.Done(label, r)
+		return r, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return r, err
+	}
+	d, err := experiment.OpenDir(dir)
+	if err != nil {
+		return r, err
+	}
+	defer d.Close()
+	state, _, err := experiment.Run(ctx, conf, d, o.Observe(label))
+	r = Result{Config: conf.Text(), Seed: conf.Seed, Steps: state.Step, Seconds: state.Seconds, Program: program}
+	var lost *core.NonFiniteError
+	if errors.As(err, &lost) {
+		r.Diverged = err.Error()
+	} else if err != nil {
+		return r, err
+	}
+	if r.Evals, err = d.Evals(); err != nil {
+		return r, err
+	}
+	var record experiment.DataRecord
+	text, err := os.ReadFile(d.File(experiment.DataFile))
+	if err == nil {
+		err = json.Unmarshal(text, &record)
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Classes, r.Data = len(record.Classes), record.Name
+	err = model.Replace(filepath.Join(dir, resultFile), func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", " ")
+		return e.Encode(r)
+	})
+	o.Done(label, r)
+	return r, err
+}
+
+// readResult reads the result of a run that is whole. fs.ErrNotExist: there is none of this configuration; what is there may go on.
+func readResult(path string, conf experiment.Config) (r Result, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", path, err)
+	}
+	if r.Config != conf.Text() { // longer, perhaps: experiment.Run tells what differs
+		return r, fs.ErrNotExist
+	}
+	return r, nil
+}
+
+// Table is what was measured.
+type Table struct {
+	Number  int      `json:"table"`
+	Program string   `json:"program"`
+	Data    string   `json:"data"`
+	Classes int      `json:"classes"`
+	Caption string   `json:"caption"`
+	Seeds   []uint64 `json:"seeds"`
+	Rows    []Row    `json:"rows"`
+	Seconds float64  `json:"seconds"` // of this call; runs that were whole before took theirs
+	base    experiment.Config
+}
+
+// Row is a cell with its runs.
+type Row struct {
+	Cell   Cell        `json:"-"`
+	Name   string      `json:"cell"`
+	Label  string      `json:"label"`
+	Search *Searched   `json:"search,omitempty"`
+	Runs   []Result    `json:"runs"`
+	Top1   *Statistics `json:"top1"` // of the test images, in percent; null when all runs diverged
+	Top5   *Statistics `json:"top5"`
+	Diff   *float64    `json:"diff_to_conv,omitempty"` // of the means of top-1
+	SNR    *float64    `json:"snr"`                    // of the first run, when it was tested last; null when infinite or without LC layers
+	Equal  bool        `json:"weights_equal"`
+	Paper  *Paper      `json:"paper,omitempty"`
+	snr    float64
+}
+
+// Statistics are of the runs that did not diverge.
+type Statistics struct {
+	Mean float64 `json:"mean"`
+	Min  float64 `json:"min"`
+	Max  float64 `json:"max"`
+	Runs int     `json:"runs"`
+}
+
+// statistics are those of a figure of the last evaluations; nil without any.
+func (r Row) statistics(figure func(train.Eval) float64) *Statistics {
+	s := &Statistics{Min: math.Inf(1), Max: math.Inf(-1)}
+	for _, run := range r.Runs {
+		if e, ok := run.last(); ok {
+			v := 100 * figure(e)
+			s.Mean, s.Min, s.Max, s.Runs = s.Mean+v, min(s.Min, v), max(s.Max, v), s.Runs+1
+		}
+	}
+	if s.Runs == 0 {
+		return nil
+	}
+	s.Mean /= float64(s.Runs)
+	return s
+}
+
+func (t *Table) summarise() {
+	t.Data, t.Classes = t.Rows[0].Runs[0].Data, t.Rows[0].Runs[0].Classes
+	var conv *Statistics
+	for i := range t.Rows {
+		r := &t.Rows[i]
+		r.Name, r.Label = r.Cell.Name, r.Cell.Label
+		r.Top1 = r.statistics(func(e train.Eval) float64 { return e.Top1 })
+		r.Top5 = r.statistics(func(e train.Eval) float64 { return e.Top5 })
+		r.Paper = paperOf(t.Number, t.Classes, t.base.Data.Pad, r.Name)
+		r.snr = math.NaN()
+		if e, ok := r.Runs[0].last(); ok && len(e.Weights.Layers) > 0 {
+			r.snr = e.Weights.SNR()
+			r.SNR, r.Equal = sleep.Finite(r.snr), math.IsInf(r.snr, 1)
+		}
+		if r.Name == "conv" {
+			conv = r.Top1
+		}
+	}
+	for i := range t.Rows {
+		if r := &t.Rows[i]; conv != nil && r.Top1 != nil && r.Name != "conv" {
+			diff := r.Top1.Mean - conv.Mean
+			r.Diff = &diff
+		}
+	}
+	t.Caption = t.caption()
+}
+
+// Searched is what a search chose.
+type Searched struct {
+	LR          float64 `json:"lr"`
+	WeightDecay float64 `json:"weight_decay"`
+	Top1        float64 `json:"top1"` // of the images that were held out, in percent
+	Tried       int     `json:"tried"`
+}
+
+// The authors' grids (NOTES of the paper's program): learning rates of convolutional and of LC networks, weight decays.
+func grid(c Cell) (rates, decays []float64) {
+	if c.Name == "conv" {
+		return []float64{1e-1, 5e-2, 1e-2, 5e-3}, []float64{1e-2, 1e-4}
+	}
+	return []float64{1e-3, 5e-4, 1e-4, 5e-5}, []float64{1e-2, 1e-4}
+}
+
+// heldOut is the share of the training images that a search tests on: 5,000 of CIFAR-10's 50,000.
+const heldOut = 10
+
+// search trains a cell from the first seed at all rates and decays of the authors' grid, without a tenth of the training images, and
+// chooses by the accuracy on those.
+func (o Options) search(ctx context.Context, c Cell, program string) (*Searched, error) {
+	d, err := experiment.OpenData(o.Base.Data, o.Seeds[0])
+	if err != nil {
+		return nil, err
+	}
+	best := &Searched{Top1: -1}
+	rates, decays := grid(c)
+	for _, lr := range rates {
+		for _, decay := range decays {
+			conf := o.Configure(c, o.Seeds[0])
+			conf.Train.LR, conf.Train.WeightDecay, conf.Data.Holdout = lr, decay, d.Train.Len()/heldOut
+			name := fmt.Sprintf("lr-%g-wd-%g", lr, decay)
+			r, err := o.run(ctx, c.Label+", search, "+name, filepath.Join(o.Dir, c.Name, "search", name), conf, program)
+			if err != nil {
+				return nil, fmt.Errorf("table: %s, search, %s: %w", c.Name, name, err)
+			}
+			best.Tried++
+			if e, ok := r.last(); ok && 100*e.Top1 > best.Top1 {
+				best.LR, best.WeightDecay, best.Top1 = lr, decay, 100*e.Top1
+			}
+		}
+	}
+	if best.Top1 < 0 {
+		return nil, fmt.Errorf("table: %s: every learning rate of the search diverged", c.Name)
+	}
+	return best, nil
+}
