@@ -10,6 +10,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"hypnos/bench/experiment"
@@ -27,6 +29,7 @@ type Options struct {
 	Cells  []Cell
 	Seeds  []uint64
 	Base   experiment.Config // what all cells have in common; see Protocol
+	Awake  *Rates            // of LC cells that never sleep; nil is those of the others
 	Search bool              // learning rate and weight decay of each cell by a search on held out training images
 	Dir    string            // of the runs: CELL/seed-N
 	// Observe gives the observer of a run, which is told its label first; Done is told of each result, resumed or not.
@@ -34,35 +37,68 @@ type Options struct {
 	Done    func(label string, r Result)
 }
 
-// Protocol is what all cells of a table have in common. Scales: "paper" is the paper's; "sample" is for the embedded sample, a small
-// network that a CPU trains in minutes.
-func Protocol(number int, scale string) (experiment.Config, error) {
-	c := experiment.Default()
+// Rates are what a search chooses.
+type Rates struct {
+	LR          float64 `json:"lr"`
+	WeightDecay float64 `json:"weight_decay"`
+}
+
+// Scales lists the scales of Protocol: the paper's for CIFAR-10, CIFAR-100 and ImageNet, the paper's for TinyImageNet, and one for the
+// embedded sample, a small network that a CPU trains in minutes.
+func Scales() []string { return []string{"paper", "tinyimagenet", "sample"} }
+
+// Protocol is what all cells of a table have in common at a scale. On CIFAR, LC cells that never sleep have the authors' smaller
+// learning rate and larger weight decay.
+func Protocol(number int, scale string) (c experiment.Config, awake *Rates, err error) {
+	c = experiment.Default()
 	switch {
 	case number != 1 && number != 2:
-		return c, fmt.Errorf("table: no table %d: 1 or 2", number)
+		return c, nil, fmt.Errorf("table: no table %d: 1 or 2", number)
+	case !slices.Contains(Scales(), scale):
+		return c, nil, fmt.Errorf("table: no scale %q (known: %s)", scale, strings.Join(Scales(), ", "))
 	case scale == "sample":
 		c.Data.Pad = 1
 		c.Network.Name, c.Network.Width = "resnet8", 8
 		c.Train.Batch, c.Train.Epochs = 64, 60
 		c.Train.Optimizer, c.Train.LR, c.Train.WeightDecay = optim.SGD, 0.3, 5e-4
-	case scale != "paper":
-		return c, fmt.Errorf("table: no scale %q: paper or sample", scale)
-	case number == 2: // Section 5.3 and NOTES: half width, batches of 256
+	case number == 2: // the authors' rates, and batches of 256
 		c.Network.Name = "resnet18-half"
 		c.Data.Flip, c.Data.Pad, c.Data.Size, c.Data.Fit = true, 0, 256, data.FitResize
-		c.Train.Batch = 256
+		c.Train.Batch, c.Train.LR, c.Train.WeightDecay = 256, 5e-4, 1e-2
+	case scale == "tinyimagenet": // a rate that the authors' grids of convolutional and of LC networks have in common
+		c.Network.Input = 48
+		c.Train.LR = 1e-3
+		SetPadding(&c, 4)
+	default:
+		awake = &Rates{1e-3, 1e-2}
 	}
 	c.Train.Drops = Drops(c.Train.Epochs)
-	return c, nil
+	return c, awake, nil
 }
 
-// Configure gives the configuration of a cell. On the scale of the paper LC without sleep has the authors' smaller learning rate.
+// SetPadding sets the padding; of TinyImageNet that much more than the network sees is cut out of the middle of its images (Section 5.1).
+func SetPadding(c *experiment.Config, pad int) {
+	if c.Network.Input == 48 {
+		c.Data.Pad, c.Data.Fit, c.Data.Size = 0, data.FitCrop, c.Network.Input+2*pad
+		return
+	}
+	c.Data.Pad = pad
+}
+
+// padding is what SetPadding set.
+func padding(c experiment.Config) int {
+	if c.Network.Input == 48 {
+		return (c.Data.Size - c.Network.Input) / 2
+	}
+	return c.Data.Pad
+}
+
+// Configure gives the configuration of a cell.
 func (o Options) Configure(c Cell, seed uint64) experiment.Config {
 	conf := o.Base
 	conf.Seed, conf.Name = seed, fmt.Sprintf("%s-seed-%d", c.Name, seed)
-	if conf.Train.Optimizer == optim.AdamW && c.Name != "conv" && c.Interval == 0 {
-		conf.Train.LR, conf.Train.WeightDecay = conf.Train.LR/10, conf.Train.WeightDecay*100
+	if o.Awake != nil && c.Name != "conv" && c.Interval == 0 {
+		conf.Train.LR, conf.Train.WeightDecay = o.Awake.LR, o.Awake.WeightDecay
 	}
 	c.change(&conf)
 	return conf
@@ -250,7 +286,7 @@ func (t *Table) summarise() {
 		r.Name, r.Label = r.Cell.Name, r.Cell.Label
 		r.Top1 = r.statistics(func(e train.Eval) float64 { return e.Top1 })
 		r.Top5 = r.statistics(func(e train.Eval) float64 { return e.Top5 })
-		r.Paper = paperOf(t.Number, t.Classes, t.base.Data.Pad, r.Name)
+		r.Paper = paperOf(t.Number, t.Classes, padding(t.base), r.Name)
 		r.snr = math.NaN()
 		if e, ok := r.Runs[0].last(); ok && len(e.Weights.Layers) > 0 {
 			r.snr = e.Weights.SNR()
@@ -271,10 +307,9 @@ func (t *Table) summarise() {
 
 // Searched is what a search chose.
 type Searched struct {
-	LR          float64 `json:"lr"`
-	WeightDecay float64 `json:"weight_decay"`
-	Top1        float64 `json:"top1"` // of the images that were held out, in percent
-	Tried       int     `json:"tried"`
+	Rates
+	Top1  float64 `json:"top1"` // of the images that were held out, in percent
+	Tried int     `json:"tried"`
 }
 
 // The authors' grids (NOTES of the paper's program): learning rates of convolutional and of LC networks, weight decays.
@@ -308,7 +343,7 @@ func (o Options) search(ctx context.Context, c Cell, program string) (*Searched,
 			}
 			best.Tried++
 			if e, ok := r.last(); ok && 100*e.Top1 > best.Top1 {
-				best.LR, best.WeightDecay, best.Top1 = lr, decay, 100*e.Top1
+				best.Rates, best.Top1 = Rates{lr, decay}, 100*e.Top1
 			}
 		}
 	}

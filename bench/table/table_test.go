@@ -39,7 +39,7 @@ func small(t *testing.T, source, dir string, names ...string) table.Options {
 	t.Helper()
 	o := table.Options{Number: 1, Dir: dir, Seeds: []uint64{1, 2}}
 	var err error
-	if o.Base, err = table.Protocol(1, "sample"); err != nil {
+	if o.Base, _, err = table.Protocol(1, "sample"); err != nil {
 		t.Fatal(err)
 	}
 	o.Base.Data.Path, o.Base.Data.Pad = source, 1
@@ -199,24 +199,30 @@ func TestChoose(t *testing.T) {
 		}
 	}
 	for number, scale := range map[int]string{3: "paper", 1: "moon"} {
-		if _, err := table.Protocol(number, scale); err == nil {
+		if _, _, err := table.Protocol(number, scale); err == nil {
 			t.Errorf("table %d, scale %s", number, scale)
 		}
 	}
 	configured := 0
-	for number := 1; number <= 2; number++ { // every cell is a configuration that can be run
-		base, err := table.Protocol(number, "paper")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range table.Cells() {
-			if err := (table.Options{Base: base}).Configure(c, 1).Check(); err != nil {
-				t.Errorf("table %d, %s: %v", number, c.Name, err)
+	for _, scale := range table.Scales() { // every cell is a configuration that can be run
+		for number := 1; number <= 2; number++ {
+			base, awake, err := table.Protocol(number, scale)
+			if err != nil {
+				t.Fatal(err)
 			}
-			configured++
+			for _, c := range table.Cells() {
+				conf := (table.Options{Base: base, Awake: awake}).Configure(c, 1)
+				if err := conf.Check(); err != nil {
+					t.Errorf("table %d, %s: %v", number, c.Name, err)
+				}
+				if slower := conf.Train.LR < base.Train.LR; slower != (awake != nil && c.Interval == 0 && c.Name != "conv") {
+					t.Errorf("table %d, %s: learning rate %g", number, c.Name, conf.Train.LR)
+				}
+				configured++
+			}
 		}
 	}
-	if configured < 20 {
+	if configured < 60 {
 		t.Errorf("%d cells", configured)
 	}
 }

@@ -12,7 +12,7 @@ import (
 // caption says what was run and how it differs from the paper's protocol.
 func (t *Table) caption() string {
 	c := t.base
-	paper, _ := Protocol(t.Number, "paper") // of a table that there is
+	paper, _, _ := Protocol(t.Number, "paper") // of a table that there is
 	var scaled []string
 	note := func(differs bool, format string, args ...any) {
 		if differs {
@@ -28,7 +28,7 @@ func (t *Table) caption() string {
 	note(c.Data.TestLimit != 0, "%d test images", c.Data.TestLimit)
 	note(c.Train.Optimizer != paper.Train.Optimizer, "%s in place of %s", c.Train.Optimizer, paper.Train.Optimizer)
 	note(len(t.Seeds) < 5 && t.Number == 1, "%d of 5 runs a cell", len(t.Seeds))
-	text := fmt.Sprintf("Table %d on %s, padding %d, seeds %s, backend %s.", t.Number, t.Data, c.Data.Pad, numbers(t.Seeds), c.Backend)
+	text := fmt.Sprintf("Table %d on %s, padding %d, seeds %s, backend %s.", t.Number, t.Data, padding(c), numbers(t.Seeds), c.Backend)
 	if len(scaled) > 0 {
 		text += " Not the paper's protocol: " + strings.Join(scaled, "; ") + "."
 	}

@@ -28,12 +28,13 @@ Examples:
   hypnos table 1 --data cifar-10-binary.tar.gz --seeds 1,2,3,4,5
   hypnos table 1 --data cifar-10-binary.tar.gz --cells conv,lc,lc-ws1,lc-ws10 --epochs 6 --out runs/six
   hypnos table 1 --data cifar-10-binary.tar.gz --cells lc --search --epochs 20
+  hypnos table 1 --data tiny-imagenet-200.tar.gz --scale tinyimagenet --padding 8
   hypnos table 2 --data imagenet --cells conv,lc-ws1 --set train.steps=1000`)
 	source := f.String("data", "sample", "folder or archive of images, or sample for the embedded one")
 	cells := f.String("cells", "conv,lc,lc-reps4,lc-ws1,lc-ws10,lc-ws100", "`names` with commas; known: "+strings.Join(table.Names(), ", "))
 	seeds := f.String("seeds", "1", "`numbers` with commas, a run each")
 	epochs := f.Int("epochs", 0, "epochs of every cell; the learning rate drops at one half and three quarters (default: the scale's)")
-	scale := f.String("scale", "", "what all cells have in common: paper, or sample, a small network (default: sample for the embedded sample, else paper)")
+	scale := f.String("scale", "", "what all cells have in common: paper, tinyimagenet, or sample, a small network (default: sample for the embedded sample, else paper)")
 	pad := f.Int("padding", -1, "`pixels` around training images, of which random crops are taken (default: the scale's)")
 	backend := f.String("backend", "cpu", "backend, with settings: cpu, cpu:threads=1, ref")
 	search := f.Bool("search", false, "choose learning rate and weight decay of each cell by the authors' grid, on a tenth of the training images")
@@ -59,7 +60,7 @@ Examples:
 			*scale = "sample"
 		}
 	}
-	if o.Base, err = table.Protocol(number, *scale); err != nil {
+	if o.Base, o.Awake, err = table.Protocol(number, *scale); err != nil {
 		return usageError{err}
 	}
 	if o.Cells, err = table.Choose(strings.Split(*cells, ",")); err != nil {
@@ -78,7 +79,7 @@ Examples:
 		o.Base.Train.Epochs, o.Base.Train.Drops = *epochs, table.Drops(*epochs)
 	}
 	if *pad >= 0 {
-		o.Base.Data.Pad = *pad
+		table.SetPadding(&o.Base, *pad)
 	}
 	o.Base.Backend = *backend
 	if o.Base, err = o.Base.With(settings); err != nil {

@@ -1,7 +1,7 @@
 // Package data reads labelled images and serves them in batches.
 //
-// Sources: CIFAR-10 and CIFAR-100 in the official binary layout, and class folders of JPEG and PNG files, each as a
-// folder or as a .tar, .tar.gz or .tar.bz2 archive. All images are decoded when a source is opened and held as bytes.
+// Sources: CIFAR-10 and CIFAR-100 in the official binary layout, TinyImageNet in its own, and class folders of JPEG and PNG
+// files, each as a folder or as a .tar, .tar.gz or .tar.bz2 archive. All images are decoded when a source is opened and held as bytes.
 // JPEGs are decoded by Go's image/jpeg, which repeats chroma samples instead of interpolating them.
 package data
 
@@ -29,7 +29,7 @@ func (s *Images) Image(i int) []uint8 { return s.Pixels[i*s.Shape.Len() : (i+1)*
 
 // subset copies the images of the given indices.
 func (s *Images) subset(index []int) *Images {
-	t := &Images{Shape: s.Shape}
+	t := &Images{Shape: s.Shape, Pixels: make([]uint8, 0, len(index)*s.Shape.Len()), Labels: make([]int32, 0, len(index))}
 	for _, i := range index {
 		t.Pixels = append(t.Pixels, s.Image(i)...)
 		t.Labels = append(t.Labels, s.Labels[i])

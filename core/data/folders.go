@@ -1,6 +1,7 @@
 package data
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"image"
@@ -8,6 +9,7 @@ import (
 	_ "image/jpeg" // formats of image.Decode
 	_ "image/png"
 	"io"
+	"maps"
 	"math"
 	"path"
 	"slices"
@@ -21,8 +23,13 @@ import (
 
 // folders collects image files by split and class: …/train/<class>/…/x.jpg, and test or val in place of train. What
 // lies between the class and the file does not matter. Labels are the ranks of the class names in byte order.
+//
+// TinyImageNet has the test images of all classes in one folder, val/images/, and their classes in val/val_annotations.txt, a line an
+// image: its name, its class, and a box; what is in its test/ has no labels, and is passed over.
 type folders struct {
 	train, test []imageFile
+	annotations map[string]string // class by file name; nil without such a file
+	annotated   string            // the name of that file
 }
 
 type imageFile struct {
@@ -39,8 +46,11 @@ const (
 
 func (f *folders) found() bool { return len(f.train)+len(f.test) > 0 }
 
-// take reads the file if it is an image in a class folder.
+// take reads the file if it is an image in a class folder, or says of which class images are.
 func (f *folders) take(name string, r io.Reader) error {
+	if path.Base(name) == "val_annotations.txt" {
+		return f.annotate(name, r)
+	}
 	if !isImage(name) || strings.HasPrefix(path.Base(name), ".") {
 		return nil
 	}
@@ -65,7 +75,51 @@ func (f *folders) take(name string, r io.Reader) error {
 	return nil
 }
 
+// annotate reads the classes of images.
+func (f *folders) annotate(name string, r io.Reader) error {
+	f.annotations, f.annotated = map[string]string{}, name
+	lines := bufio.NewScanner(r)
+	for n := 1; lines.Scan(); n++ {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) == 0:
+		case len(fields) != 6: // name, class, and the corners of a box
+			return fmt.Errorf("line %d: %d fields, want an image, its class and a box of 4 numbers", n, len(fields))
+		case f.annotations[fields[0]] != "":
+			return fmt.Errorf("line %d: %s has a class already", n, fields[0])
+		default:
+			f.annotations[fields[0]] = fields[1]
+		}
+	}
+	return lines.Err()
+}
+
+// labelled gives the test images the classes of their annotations. Each image must have one, and each annotation its image.
+func (f *folders) labelled() error {
+	if f.annotations == nil {
+		return nil
+	}
+	beside := path.Join(path.Dir(f.annotated), "images")
+	f.test = slices.DeleteFunc(f.test, func(v imageFile) bool { return path.Dir(v.name) != beside })
+	for i, v := range f.test {
+		class, ok := f.annotations[path.Base(v.name)]
+		if !ok {
+			return fmt.Errorf("%s: %s does not say its class", v.name, f.annotated)
+		}
+		f.test[i].class = class
+		delete(f.annotations, path.Base(v.name))
+	}
+	if len(f.annotations) > 0 {
+		missing := slices.Sorted(maps.Keys(f.annotations))[0]
+		return fmt.Errorf("%s: %d images are missing, among them %s", f.annotated, len(f.annotations), missing)
+	}
+	return nil
+}
+
 func (f *folders) dataset(o Options) (*Dataset, error) {
+	if err := f.labelled(); err != nil {
+		return nil, err
+	}
 	classes := map[string]int32{}
 	for _, file := range f.train {
 		classes[file.class] = 0
