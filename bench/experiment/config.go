@@ -81,6 +81,7 @@ type Sleep struct {
 	Every      int          `toml:"every"` // n of ws(n); 0 means never
 	Count      sleep.Count  `toml:"count"` // "batches" in each epoch, as the authors count, or "steps"
 	BeforeEval bool         `toml:"before_eval"`
+	BelowSNR   float64      `toml:"below_snr"` // look every n, and sleep only when the SNR is below; 0: whatever it is
 	Rule       string       `toml:"rule"`
 	Border     sleep.Border `toml:"border"` // "shares" or "rests"
 	// The rest is for the rules "hebbian" and "circuit"; sleep.Spec says what it means.
@@ -288,6 +289,9 @@ func (c Config) Check() error {
 		if s.value < s.atLeast {
 			return fmt.Errorf("experiment: %s: %d is below %d", s.key, s.value, s.atLeast)
 		}
+	}
+	if !(c.Sleep.BelowSNR >= 0) || math.IsInf(c.Sleep.BelowSNR, 1) {
+		return fmt.Errorf("experiment: sleep.below_snr: %g is no number from 0", c.Sleep.BelowSNR)
 	}
 	if c.Seed > math.MaxInt64 {
 		return fmt.Errorf("experiment: seed: %d is not between 0 and %d", c.Seed, uint64(math.MaxInt64)) // what TOML can hold

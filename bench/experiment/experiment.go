@@ -71,7 +71,7 @@ func Open(c Config, d *data.Dataset) (*Experiment, error) {
 	x.Loop = &train.Loop{
 		Config: train.Config{
 			Epochs: c.Train.Epochs, Steps: c.Train.Steps, Rate: c.rate(),
-			Sleep:     sleep.Schedule{Every: c.Sleep.Every, Count: c.Sleep.Count, BeforeEval: c.Sleep.BeforeEval},
+			Sleep:     sleep.Schedule{Every: c.Sleep.Every, Count: c.Sleep.Count, BeforeEval: c.Sleep.BeforeEval, BelowSNR: c.Sleep.BelowSNR},
 			Phase:     phase,
 			EvalEvery: c.Train.EvalEvery, SaveEvery: c.Train.SaveEvery,
 		},

@@ -50,6 +50,7 @@ func Cells() []Cell {
 		slept(100, "-circuit", ", Eq. 8, means kept", func(c *experiment.Config) {
 			c.Sleep.Rule, c.Sleep.MeanPreserving = sleep.Circuit{}.Kind(), true
 		}),
+		slept(1, "-below-snr1", ", when the SNR is below 1", func(c *experiment.Config) { c.Sleep.BelowSNR = 1 }),
 		slept(100, "-tied", ", begun as a convolution with 10 % noise", func(c *experiment.Config) {
 			c.Network.Tied, c.Network.Epsilon = true, 0.1
 		}),

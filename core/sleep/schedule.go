@@ -1,6 +1,9 @@
 package sleep
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Count is what a Schedule counts.
 type Count uint8
@@ -42,12 +45,18 @@ type Schedule struct {
 	Every      int   // n of the paper's ws(n); 0 means never
 	Count      Count // what n counts
 	BeforeEval bool  // sleep before every evaluation too
+	// BelowSNR, when above 0, has the network sleep only when its SNR is below (Report.SNR: Eq. 6, the layers' geometric mean), and look
+	// as often as it else would sleep. The sleep before an evaluation does not depend on it.
+	BelowSNR float64
 }
 
-// Check returns an error when n is negative.
+// Check returns an error when n or the SNR is out of range.
 func (s Schedule) Check() error {
 	if s.Every < 0 {
 		return fmt.Errorf("sleep: sleep every %d is below 0", s.Every)
+	}
+	if !(s.BelowSNR >= 0) || math.IsInf(s.BelowSNR, 1) {
+		return fmt.Errorf("sleep: sleep below an SNR of %g, which is no number from 0", s.BelowSNR)
 	}
 	return nil
 }

@@ -368,6 +368,11 @@ func TestSchedule(t *testing.T) {
 	if err := (Schedule{Every: -1}).Check(); err == nil {
 		t.Error("sleep every -1 was accepted")
 	}
+	for _, snr := range []float64{-1, math.NaN(), math.Inf(1)} {
+		if err := (Schedule{BelowSNR: snr}).Check(); err == nil {
+			t.Errorf("sleep below an SNR of %g was accepted", snr)
+		}
+	}
 }
 
 func TestNames(t *testing.T) {

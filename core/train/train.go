@@ -203,10 +203,26 @@ func (l *Loop) step(ctx context.Context, s *State, m data.Minibatch) error {
 	if err := l.Observe(Step{"step", s.Epoch, m.Index, s.Step, r.N, r.Loss, float64(r.Top1) / n, float64(r.Top5) / n, lr, l.seconds()}); err != nil {
 		return err
 	}
-	if l.Sleep.Due(m.Index, s.Step) {
-		return l.sleep(ctx, *s, 0)
+	if !l.Sleep.Due(m.Index, s.Step) {
+		return nil
 	}
-	return nil
+	if alike, err := l.alike(ctx); err != nil || alike {
+		return err
+	}
+	return l.sleep(ctx, *s, 0)
+}
+
+// alike tells whether the weights are so alike that the schedule needs no sleep. Those of a network without groups, whose SNR is not a
+// number, are.
+func (l *Loop) alike(ctx context.Context) (bool, error) {
+	if l.Sleep.BelowSNR == 0 {
+		return false, nil
+	}
+	r, err := l.Engine.Sleep(ctx, sleep.Stream{Rule: sleep.Observe{}, Border: l.Phase.Border})
+	if err != nil {
+		return false, fmt.Errorf("train: %w", err)
+	}
+	return !(r.SNR() < l.Sleep.BelowSNR), nil
 }
 
 // sleep runs the configured phase. Its number, which keys its patterns, is twice that of the step, and one more for
