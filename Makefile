@@ -32,7 +32,7 @@ vet: ## go vet, on every platform that is built for
 	$(GO) vet -tags purego ./...
 	GOARCH=arm64 $(GO) vet ./...
 	GOARCH=arm GOARM=7 $(GO) vet ./...
-	for g in $(GENS) backends/internal/neon e2e; do (cd $$g && $(GO) vet ./...) || exit 1; done
+	for g in $(GENS) backends/internal/neon server/e2e; do (cd $$g && $(GO) vet ./...) || exit 1; done
 
 fmt: ## fails when a file is not formatted
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted:"; echo "$$unformatted"; exit 1; fi
@@ -40,7 +40,7 @@ fmt: ## fails when a file is not formatted
 tidy: ## fails when go.mod does not fit the code
 	$(GO) mod tidy -diff
 	$(GO) mod verify
-	for g in $(GENS) backends/internal/neon e2e; do (cd $$g && $(GO) mod tidy -diff) || exit 1; done
+	for g in $(GENS) backends/internal/neon server/e2e; do (cd $$g && $(GO) mod tidy -diff) || exit 1; done
 
 race: ## the race detector, on the packages with goroutines; needs a C compiler
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./core/data ./core/train ./backends ./backends/cpu/... ./bench/... ./board/... ./server/... ./cmd/...
@@ -66,7 +66,7 @@ arm-tools: ## installs the emulators of test-arm and the disassembler of generat
 E2E ?= -v
 e2e: ## the edge daemon as a process: loaded, killed, updated, its page in a real browser; E2E=-short is quicker, HYPNOSD_ARCH=arm64 or arm emulates a board's processor
 	@command -v chromium >/dev/null || echo "SKIPPED: no Chromium for the page; make e2e-tools installs it"
-	cd e2e && $(GO) test -count=1 -timeout 20m $(E2E) ./...
+	cd server/e2e && $(GO) test -count=1 -timeout 20m $(E2E) ./...
 
 e2e-tools: ## installs the browser of e2e from Debian
 	$(SUDO) apt-get update

@@ -17,7 +17,6 @@ import (
 	"hypnos/bench/figure"
 	"hypnos/core/model"
 	"hypnos/core/train"
-	"hypnos/internal/lock"
 )
 
 // Files of a run directory.
@@ -41,7 +40,7 @@ func OpenDir(path string) (*RunDir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("experiment: run directory: %w", err)
 	}
-	held, err := lock.Folder(path)
+	held, err := model.LockFolder(path)
 	if err != nil {
 		return nil, fmt.Errorf("experiment: run directory %s: %w", path, err)
 	}

@@ -26,8 +26,8 @@ import (
 	"hypnos/board/device"
 	"hypnos/core"
 	"hypnos/core/edge"
+	"hypnos/core/model"
 	"hypnos/core/sleep"
-	"hypnos/internal/lock"
 	"hypnos/server/governor"
 	"hypnos/server/store"
 )
@@ -86,7 +86,7 @@ func New(c Config, limits governor.Config, b Board, log *slog.Logger) (*Brain, e
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("brain: data: %w", err)
 	}
-	held, err := lock.Folder(c.Data)
+	held, err := model.LockFolder(c.Data)
 	if err != nil {
 		return nil, fmt.Errorf("brain: data: %s: %w", c.Data, err)
 	}

@@ -30,7 +30,6 @@ import (
 	"hypnos/core/edge/edgetest"
 	"hypnos/core/model"
 	"hypnos/core/net"
-	"hypnos/internal/lock"
 	"hypnos/server/governor"
 	"hypnos/server/store"
 	"hypnos/server/store/storetest"
@@ -229,7 +228,7 @@ func TestClassifyAndLearn(t *testing.T) {
 	ctx := t.Context()
 	none := device.None("a test has none")
 	set := &device.Set{Temperature: none, Power: none, Wake: none, Sleep: none, LED: none, Clock: device.NewSystem()}
-	if _, err := New(c, quick(), Board{Devices: set}, slog.New(slog.DiscardHandler)); !errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), c.Data) {
+	if _, err := New(c, quick(), Board{Devices: set}, slog.New(slog.DiscardHandler)); !errors.Is(err, model.ErrLocked) || !strings.Contains(err.Error(), c.Data) {
 		t.Errorf("a second daemon on one folder: %v", err)
 	}
 	r.until("alight", func(Status) bool { return r.led.On() })

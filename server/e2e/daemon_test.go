@@ -34,7 +34,7 @@ var programs = sync.OnceValues(func() (dir string, err error) {
 	}
 	for command, arch := range map[string]string{"hypnos": "", "hypnosd": os.Getenv("HYPNOSD_ARCH")} {
 		build := exec.Command("go", "build", "-o", dir, "./cmd/"+command)
-		build.Dir = ".."
+		build.Dir = "../.."
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch, "GOARM=7")
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%w: %s", err, out)

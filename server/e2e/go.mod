@@ -1,4 +1,4 @@
-module hypnos/e2e
+module hypnos/server/e2e
 
 go 1.26.0
 
@@ -23,4 +23,4 @@ require (
 	periph.io/x/host/v3 v3.8.5 // indirect
 )
 
-replace hypnos => ../
+replace hypnos => ../../
