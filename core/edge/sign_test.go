@@ -18,6 +18,7 @@ import (
 
 	"hypnos/core"
 	"hypnos/core/edge"
+	"hypnos/core/edge/edgetest"
 	"hypnos/core/model"
 )
 
@@ -31,11 +32,7 @@ func public(i byte) ed25519.PublicKey { return key(i).Public().(ed25519.PublicKe
 // packed is a package as a file has it.
 func packed(t testing.TB, m edge.Manifest, c converted, o edge.PackOptions) []byte {
 	t.Helper()
-	p, err := edge.Pack(m, c.integer, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return written(t, p)
+	return edgetest.File(t, m, c.integer, o)
 }
 
 func written(t testing.TB, p *model.Params) []byte {

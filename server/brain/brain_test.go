@@ -84,15 +84,7 @@ func packaged(t testing.TB, version uint64, key ed25519.PrivateKey, change func(
 	if change != nil {
 		change(&m, tensors)
 	}
-	all, err := edge.Pack(m, p, edge.PackOptions{Key: key, Golden: tensors})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	if err := model.Write(&b, all); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return edgetest.File(t, m, p, edge.PackOptions{Key: key, Golden: tensors})
 }
 
 // rig is a brain that runs on devices that a test plays.

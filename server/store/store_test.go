@@ -35,16 +35,8 @@ func pack(t testing.TB, version uint64, key ed25519.PrivateKey) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := edge.Pack(edge.Manifest{Version: version, Network: n, Classes: []string{"cat", "dog"}, Stats: data.Stats{Std: [3]float64{1, 1, 1}}},
+	return edgetest.File(t, edge.Manifest{Version: version, Network: n, Classes: []string{"cat", "dog"}, Stats: data.Stats{Std: [3]float64{1, 1, 1}}},
 		edgetest.Params(t, n, 4), edge.PackOptions{Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var w bytes.Buffer
-	if err := model.Write(&w, p); err != nil {
-		t.Fatal(err)
-	}
-	return w.Bytes()
 }
 
 var development = store.Options{Policy: edge.Policy{Unsigned: true}}

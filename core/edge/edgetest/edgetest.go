@@ -1,7 +1,8 @@
-// Package edgetest makes integer parameters for tests.
+// Package edgetest makes integer parameters and package files for tests.
 package edgetest
 
 import (
+	"bytes"
 	"testing"
 
 	"hypnos/core/edge"
@@ -34,4 +35,18 @@ func Params(t testing.TB, n *net.Network, largest float64) *model.Params {
 		t.Fatal(err)
 	}
 	return converted
+}
+
+// File is a package file.
+func File(t testing.TB, m edge.Manifest, p *model.Params, o edge.PackOptions) []byte {
+	t.Helper()
+	all, err := edge.Pack(m, p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := model.Write(&b, all); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
