@@ -37,6 +37,7 @@ type Board struct {
 	Name    string // of its profile, for packages
 	Wiring  board.Wiring
 	Devices *device.Set
+	Files   func(dir string) store.FS // where it keeps what it learns; nil is a folder of the operating system
 }
 
 // Brain is the owner. Use New, and Run.
@@ -90,7 +91,11 @@ func New(c Config, limits governor.Config, b Board, log *slog.Logger) (*Brain, e
 	if err != nil {
 		return nil, fmt.Errorf("brain: data: %s: %w", c.Data, err)
 	}
-	a, err := newOn(store.Dir(c.Data), c, limits, b, log)
+	files := store.Dir
+	if b.Files != nil {
+		files = b.Files
+	}
+	a, err := newOn(files(c.Data), c, limits, b, log)
 	if err != nil {
 		return nil, errors.Join(err, held.Close())
 	}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -75,7 +75,7 @@ func written(t *testing.T, text string) string {
 
 func call(args ...string) (code int, out, errs string) {
 	var o, e bytes.Buffer
-	code = run(context.Background(), args, &o, &e)
+	code = Run(context.Background(), args, &o, &e, nil)
 	return code, o.String(), e.String()
 }
 
@@ -144,7 +144,7 @@ func TestServe(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), time.Second)
 	defer stop()
 	var log bytes.Buffer
-	if code := run(ctx, []string{"-c", path}, &bytes.Buffer{}, &log); code != exitOK {
+	if code := Run(ctx, []string{"-c", path}, &bytes.Buffer{}, &log, nil); code != exitOK {
 		t.Errorf("code %d: %s", code, log.String())
 	}
 	for _, want := range []string{"serving", "no model is in use", "stopped"} {
