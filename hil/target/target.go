@@ -1,0 +1,108 @@
+// Package target has the devices under test behind one interface: this machine, an emulated processor, an emulated board, a real one.
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hypnos/hil/agent"
+	"hypnos/hil/message"
+)
+
+// Target is a device under test. One caller uses it at a time.
+type Target interface {
+	// Boot starts the device, whose disk is as it was left, or empty after Erase. It returns when the device answers.
+	Boot(ctx context.Context) error
+	// Call has the device carry out a method of package message.
+	Call(ctx context.Context, method string, params, result any) error
+	// Cut takes its power away.
+	Cut() error
+	// Erase empties the disk of a device that is off.
+	Erase() error
+	// Can says whether the device has what a scenario needs; an error of one line says why not.
+	Can(Capability) error
+	// World is what is around it; nil without Sensors.
+	World() World
+	// Console is what it has printed, each line with the time.
+	Console() string
+	// Profile is the name of the board's profile, for the daemon's configuration.
+	Profile() string
+	Close() error
+}
+
+// Capability is something that scenarios need and not every target has.
+type Capability string
+
+// Capabilities.
+const (
+	Sensors  Capability = "sensors"   // a thermometer, lines and a light that the host sets and sees
+	PowerCut Capability = "power cut" // what is in memory is lost, the disk is not
+	CutLog   Capability = "cut log"   // of a power cut, what was written after the last flush can be taken away
+	Disk     Capability = "disk"      // one of its own that may be full, read-only or damaged
+	Clock    Capability = "clock"     // its wall clock may be set
+)
+
+// Capabilities lists all.
+var capabilities = []Capability{Sensors, PowerCut, CutLog, Disk, Clock}
+
+// Check returns an error for an unknown capability.
+func (c Capability) Check() error {
+	for _, k := range capabilities {
+		if c == k {
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown capability %q (there are: %q)", c, capabilities)
+}
+
+// World is what is around a device.
+type World interface {
+	SetTemperature(celsius float64) error
+	SetLine(name string, high bool) error // "wake" or "sleep"
+	LED() (on bool, changes int)
+}
+
+// Storage is a disk of a device's own.
+type Storage interface {
+	// Mount mounts it where the daemon keeps its data.
+	Mount(ctx context.Context, readOnly, again bool) error
+	// Forget takes from the disk, of a device that is off, what was written after the last flush. It tells how many writes those were, and of
+	// how many.
+	Forget() (lost, writes int, err error)
+}
+
+// Identify asks a device who it is.
+func Identify(ctx context.Context, t Target) (id message.Identity, err error) {
+	err = t.Call(ctx, message.Identify, nil, &id)
+	return id, err
+}
+
+// errOff is the error of calls to a device that is off.
+var errOff = errors.New("target: the device is off")
+
+// connection is an agent's, or nothing.
+type connection struct{ client *agent.Client }
+
+func (c *connection) Call(ctx context.Context, method string, params, result any) error {
+	if c.client == nil {
+		return errOff
+	}
+	return c.client.Call(ctx, method, params, result)
+}
+
+func (c *connection) disconnect() {
+	if c.client != nil {
+		c.client.Close()
+		c.client = nil
+	}
+}
+
+// answers waits until the device does.
+func (c *connection) answers(ctx context.Context) error {
+	return c.Call(ctx, message.Echo, "hello", new(string))
+}
+
+// bootTime bounds how long a device may take to answer after it was started.
+const bootTime = 2 * time.Minute
