@@ -10,6 +10,7 @@
 //	hypnos export      write a network for other programs
 //	hypnos deploy      bring an edge package to a board
 //	hypnos pull        bring what a board has learned back
+//	hypnos hil         prove it on boards, emulated or real
 //	hypnos table       repeat a table of the paper
 //	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
@@ -70,6 +71,7 @@ func commands() []command {
 		{"export", "write a network for other programs: ONNX, PyTorch, activations", exportCommand},
 		{"deploy", "bring an edge package to a board, and follow its trial", deployCommand},
 		{"pull", "bring what a board has learned back, as an edge package", pullCommand},
+		{"hil", "hardware in the loop: scenarios on emulated and real boards", hilCommand},
 		{"table", "repeat a table of the paper: cells, seeds, the paper's values beside", tableCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},

@@ -15,7 +15,7 @@ import (
 func countedLife(ctx context.Context, packages string) error {
 	var all []compute.Cost
 	for _, p := range strings.Split(packages, ",") {
-		costs, err := compute.Costs(ctx, p, message.Counted, monotonic)
+		costs, err := compute.Costs(ctx, p, message.Counted(), monotonic)
 		if err != nil {
 			return err
 		}

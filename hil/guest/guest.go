@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -76,8 +77,10 @@ func (g *guest) handlers() map[string]agent.Handler {
 		message.Log:      agent.Handle(g.log),
 		message.HTTP:     agent.Handle(g.http),
 		message.Learned:  agent.Handle(g.learned),
+		message.Await:    agent.Handle(g.await),
 		message.Usage:    agent.Handle(g.usage),
 		message.Write:    agent.Handle(g.write),
+		message.Copy:     agent.Handle(g.copy),
 		message.Flip:     agent.Handle(g.flip),
 		message.Fill:     agent.Handle(g.fill),
 		message.Remove:   agent.Handle(func(_ context.Context, p string) (any, error) { return nil, os.RemoveAll(g.path(p)) }),
@@ -252,6 +255,34 @@ func (g *guest) http(ctx context.Context, q message.Request) (any, error) {
 	return message.Response{Status: answer.StatusCode, Body: text, Asked: begin, Answered: monotonic()}, err
 }
 
+// await looks every millisecond until the daemon is in none of some states, and has it classify an image then.
+func (g *guest) await(ctx context.Context, q message.Waiting) (any, error) {
+	for {
+		r, err := g.http(ctx, message.Request{Method: http.MethodGet, Path: "/v1/status"})
+		if err != nil {
+			return nil, err
+		}
+		var s struct{ State string }
+		answer := r.(message.Response)
+		if err := json.Unmarshal(answer.Body, &s); err != nil {
+			return nil, err
+		}
+		if s.State != q.While {
+			seen := monotonic()
+			r, err := g.http(ctx, q.Then)
+			if err != nil {
+				return nil, err
+			}
+			return message.Awaited{Seen: seen, Response: r.(message.Response)}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // learned is the digest of what the network in use has learned.
 func (g *guest) learned(ctx context.Context, _ struct{}) (any, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.address+"/v1/model", nil)
@@ -336,6 +367,14 @@ func (g *guest) write(_ context.Context, q message.File) (any, error) {
 	}
 	_, err = f.WriteAt(q.Data, q.Offset)
 	return nil, errors.Join(err, f.Close())
+}
+
+func (g *guest) copy(_ context.Context, q message.Copying) (any, error) {
+	text, err := os.ReadFile(g.path(q.From))
+	if err != nil {
+		return nil, err
+	}
+	return nil, os.WriteFile(g.path(q.To), text, 0o600)
 }
 
 // flip turns one bit of a file around. The path may have wildcards, and must name one file then.

@@ -17,8 +17,10 @@ const (
 	Log      = "log"      // int: the last bytes of the daemon's log; string
 	HTTP     = "http"     // Request, Response
 	Learned  = "learned"  // –, string: digest of the learned parameters
+	Await    = "await"    // Waiting, Awaited
 	Usage    = "usage"    // –, Used
 	Write    = "write"    // File, –
+	Copy     = "copy"     // Copying, –
 	Flip     = "flip"     // Bit, string: the file's path
 	Fill     = "fill"     // –, int64: bytes until the disk was full
 	Remove   = "remove"   // string: path, –
@@ -81,6 +83,18 @@ type Response struct {
 	Answered time.Duration `json:"answered"`
 }
 
+// Waiting is for the daemon to leave a state. Then is sent when it has.
+type Waiting struct {
+	While string  `json:"while"`
+	Then  Request `json:"then"`
+}
+
+// Awaited tells when, by the device's clock, the state had been left, and the answer.
+type Awaited struct {
+	Seen     time.Duration `json:"seen"`
+	Response Response      `json:"response"`
+}
+
 // Used is what the daemon takes, in bytes of memory and of files.
 type Used struct {
 	Resident int64 `json:"resident"`
@@ -93,6 +107,12 @@ type File struct {
 	Path   string `json:"path"`
 	Offset int64  `json:"offset"`
 	Data   []byte `json:"data"`
+}
+
+// Copying makes a copy of a file.
+type Copying struct {
+	From string `json:"from"`
+	To   string `json:"to"`
 }
 
 // Bit is a bit of a file, Where of 0 to 1 of its length. Of several files that Path's wildcards name it is the last.
@@ -117,4 +137,6 @@ type Binding struct {
 }
 
 // Counted is the life whose costs are counted.
-var Counted = compute.Life{Seed: 1, Images: 1, Wake: 1, Rate: 1.0 / 1024, Events: 10}
+func Counted() compute.Life {
+	return compute.Life{Seed: 1, Images: 1, Wake: 1, Rate: 1.0 / 1024, Events: 10}
+}

@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"time"
 
 	"hypnos/hil/agent"
 	"hypnos/hil/emulator"
@@ -94,8 +93,8 @@ func (b *Board) Boot(ctx context.Context) (err error) {
 		}
 	}
 	b.boots++
-	b.client = agent.NewClient(b.machine.Line(), agent.Options{
-		Session: uint64(os.Getpid())<<32 | b.boots, Resend: time.Second, Pad: bytes.Repeat([]byte("\n"), b.prepared.Board.Pad), Noise: b.out.line,
+	b.connect(b.machine.Line(), agent.Options{
+		Session: uint64(os.Getpid())<<32 | b.boots, Pad: bytes.Repeat([]byte("\n"), b.prepared.Board.Pad), Noise: b.out.line,
 	})
 	if err := b.answers(ctx); err != nil {
 		return fmt.Errorf("target: the board never answers: %w: %s", err, lastLine(b.out.String()))
@@ -214,6 +213,9 @@ func (b *Board) Thermometer() *emulator.Driver {
 	}
 	return nil
 }
+
+// Arch is that of its programs.
+func (b *Board) Arch() string { return b.prepared.Board.Arch }
 
 // Model is what the board's device tree says that it is.
 func (b *Board) Model() string { return b.prepared.Board.Model }

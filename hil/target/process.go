@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"hypnos/hil/agent"
 )
@@ -33,13 +32,16 @@ func NewProcess(dir string, run []string, files map[string]string) (*Process, er
 	if err != nil {
 		return nil, err
 	}
-	if len(run) > 0 {
-		if _, err := exec.LookPath(run[0]); err != nil {
-			return nil, fmt.Errorf("target: no %s; make arm-tools installs it", run[0])
-		}
-	}
 	p := &Process{run: run, home: home, all: files}
 	return p, p.Erase()
+}
+
+// HasEmulator returns an error when a program that emulates a processor is not there.
+func HasEmulator(program string) error {
+	if _, err := exec.LookPath(program); err != nil {
+		return fmt.Errorf("no %s; make arm-tools installs it", program)
+	}
+	return nil
 }
 
 // Boot starts the guest.
@@ -65,7 +67,7 @@ func (p *Process) Boot(ctx context.Context) error {
 		return fmt.Errorf("target: %w", err)
 	}
 	p.boots++
-	p.client = agent.NewClient(pipes{out, in}, agent.Options{Session: p.boots, Resend: time.Minute, Noise: p.out.line}) // no line that loses
+	p.connect(pipes{out, in}, agent.Options{Session: p.boots, Noise: p.out.line})
 	return p.answers(ctx)
 }
 

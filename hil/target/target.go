@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"hypnos/hil/agent"
@@ -25,6 +26,8 @@ type Target interface {
 	Can(Capability) error
 	// World is what is around it; nil without Sensors.
 	World() World
+	// Disturb damages a share of what goes over the line to the device from now on, by a generator of seed.
+	Disturb(share float64, seed uint64)
 	// Console is what it has printed, each line with the time.
 	Console() string
 	// Profile is the name of the board's profile, for the daemon's configuration.
@@ -83,7 +86,16 @@ func Identify(ctx context.Context, t Target) (id message.Identity, err error) {
 var errOff = errors.New("target: the device is off")
 
 // connection is an agent's, or nothing.
-type connection struct{ client *agent.Client }
+type connection struct {
+	client *agent.Client
+	line   *line
+}
+
+func (c *connection) connect(conn io.ReadWriteCloser, o agent.Options) {
+	c.line = &line{ReadWriteCloser: conn}
+	o.Resend = time.Second
+	c.client = agent.NewClient(c.line, o)
+}
 
 func (c *connection) Call(ctx context.Context, method string, params, result any) error {
 	if c.client == nil {
@@ -96,6 +108,12 @@ func (c *connection) disconnect() {
 	if c.client != nil {
 		c.client.Close()
 		c.client = nil
+	}
+}
+
+func (c *connection) Disturb(share float64, seed uint64) {
+	if c.line != nil {
+		c.line.disturb(share, seed)
 	}
 }
 
