@@ -39,7 +39,7 @@ type TargetConfig struct {
 	CPU   string `toml:"cpu"`   // of user: QEMU's name of the processor
 	Board string `toml:"board"` // of board: the emulated board; of ssh and serial: the profile
 	Model string `toml:"model"` // of ssh and serial: a part of what the device tree must say; empty is anything
-	Disk  int64  `toml:"disk"`  // of board: MiB; 64 when left out
+	Disk  int64  `toml:"disk"`  // of board: MiB; 32 when left out
 
 	Host    string   `toml:"host"`    // of ssh: as the command ssh takes it
 	Options []string `toml:"options"` // of ssh: further arguments
@@ -120,7 +120,7 @@ func (t *TargetConfig) check() error {
 		return fmt.Errorf("arch: %q is none of arm64, arm, amd64", t.Arch)
 	}
 	if t.Disk == 0 {
-		t.Disk = 64
+		t.Disk = 32
 	}
 	if t.Disk < 8 || t.Disk > 4096 {
 		return fmt.Errorf("disk: %d MiB is outside 8…4096", t.Disk)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"time"
 
 	"hypnos/hil/agent"
 	"hypnos/hil/emulator"
@@ -70,17 +71,40 @@ func (b *Board) first(ctx context.Context) error {
 
 func (b *Board) path(name string) string { return filepath.Join(b.dir, name) }
 
-// Boot starts the board.
+// Boot starts the board. One that comes from a snapshot and does not answer is started again, which its console shows: emulated serial
+// ports do not always come out of a snapshot alive. Its disk has not been touched then.
 func (b *Board) Boot(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, bootTime)
+	if b.logs {
+		if err := copyFile(b.path("before"), b.path("disk")); err != nil {
+			return err
+		}
+	}
+	for range 3 {
+		patience := bootTime
+		if b.prepared.Snapshot != "" {
+			patience = wakeTime
+		}
+		if err = b.start(ctx, patience); err == nil || b.prepared.Snapshot == "" || ctx.Err() != nil {
+			return err
+		}
+		fmt.Fprintln(&b.out, "hil: started again:", err)
+		if b.machine != nil {
+			b.Cut()
+		}
+	}
+	return err
+}
+
+// wakeTime is how long a board from a snapshot may take to answer.
+const wakeTime = 20 * time.Second
+
+func (b *Board) start(ctx context.Context, patience time.Duration) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("after %v", patience))
 	defer cancel()
 	log := ""
 	if b.logs {
 		log = b.path("log")
 		if err := os.WriteFile(log, nil, 0o600); err != nil {
-			return err
-		}
-		if err := copyFile(b.path("before"), b.path("disk")); err != nil {
 			return err
 		}
 	}
@@ -97,7 +121,7 @@ func (b *Board) Boot(ctx context.Context) (err error) {
 		Session: uint64(os.Getpid())<<32 | b.boots, Pad: bytes.Repeat([]byte("\n"), b.prepared.Board.Pad), Noise: b.out.line,
 	})
 	if err := b.answers(ctx); err != nil {
-		return fmt.Errorf("target: the board never answers: %w: %s", err, lastLine(b.out.String()))
+		return fmt.Errorf("target: the board does not answer: %w: %s", err, lastLine(b.out.String()))
 	}
 	return nil
 }

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// line is a connection that can be made a bad one: of what is written and read at a time, a share loses bytes, is doubled, damaged or late.
+// line is a connection that can be made a bad one: of blocks of 4 KiB that are written and read, a share loses bytes, is doubled, damaged or
+// late.
 type line struct {
 	io.ReadWriteCloser
 
@@ -28,7 +29,7 @@ func (l *line) disturb(share float64, seed uint64) {
 func (l *line) spoil(b []byte) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(b) == 0 || l.share == 0 || l.r.Float64() >= l.share {
+	if len(b) == 0 || l.share == 0 || l.r.Float64() >= l.share*float64(len(b))/4096 {
 		return b
 	}
 	b = bytes.Clone(b)

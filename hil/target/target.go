@@ -101,6 +101,8 @@ func (c *connection) Call(ctx context.Context, method string, params, result any
 	if c.client == nil {
 		return errOff
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("the device does not answer for %v", answerTime))
+	defer cancel()
 	return c.client.Call(ctx, method, params, result)
 }
 
@@ -121,6 +123,9 @@ func (c *connection) Disturb(share float64, seed uint64) {
 func (c *connection) answers(ctx context.Context) error {
 	return c.Call(ctx, message.Echo, "hello", new(string))
 }
+
+// answerTime bounds how long a device may take for one request.
+const answerTime = 90 * time.Second
 
 // bootTime bounds how long a device may take to answer after it was started.
 const bootTime = 2 * time.Minute
