@@ -5,7 +5,7 @@ GO    ?= go
 GENS  := backends/cpu/internal/kernel/gen backends/fixed/internal/kernel/gen
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test build sample help vet fmt tidy race purego cross test-arm arm-tools e2e e2e-tools cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
+.PHONY: demo test build sample help vet fmt tidy race purego cross test-arm arm-tools e2e e2e-tools hil hil-tools hil-bench cuda-tools cuda ptx cuda-check cuda-emu cuda-emu-kernels \
 	cuda-emu-go cuda-emu-generated cuda-spills generate generate-check bench fuzz clean
 
 demo: ## the paper's effect on the embedded sample: a table and a figure, about two minutes on two cores
@@ -67,6 +67,18 @@ E2E ?= -v
 e2e: ## the edge daemon as a process: loaded, killed, updated, its page in a real browser; E2E=-short is quicker, HYPNOSD_ARCH=arm64 or arm emulates a board's processor
 	@command -v chromium >/dev/null || echo "SKIPPED: no Chromium for the page; make e2e-tools installs it"
 	cd server/e2e && $(GO) test -count=1 -timeout 20m $(E2E) ./...
+
+hil-tools: ## QEMU 10, Debian's arm64 kernel and their tools, unpacked into .tools/hil
+	sh hil/tools.sh .tools/hil
+
+HIL ?= hil/rigs/all.toml
+hil: ## hardware in the loop: all scenarios on processes, emulated processors and boards; HIL names another rig
+	@sh hil/tools.sh .tools/hil || echo "SKIPPED: no emulated boards: their tools cannot be had"
+	mkdir -p bin
+	$(GO) run ./cmd/hypnos hil -c $(HIL) --junit bin/hil.xml --json bin/hil.json --html bin/hil.html
+
+hil-bench: ## instructions of inference, learning and sleep on an emulated arm64, compared with hil/baseline.json
+	@sh hil/tools.sh .tools/hil || { echo "SKIPPED: the tools cannot be had"; exit 0; }; $(GO) run ./cmd/hypnos hil bench
 
 e2e-tools: ## installs the browser of e2e from Debian
 	$(SUDO) apt-get update

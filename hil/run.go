@@ -19,6 +19,8 @@ import (
 
 func hostArch() string { return runtime.GOARCH }
 
+func goVersion() string { return runtime.Version() }
+
 // Outcomes of a scenario.
 const (
 	Passed  = "passed"
@@ -329,11 +331,12 @@ func (r *Rig) runScenario(ctx context.Context, t target.Target, c TargetConfig, 
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.Timeout.Duration, fmt.Errorf("it takes longer than %v", r.Timeout.Duration))
 	defer cancel()
-	a, err := newSession(t, s, packages, r.Seed)
-	if err == nil {
-		defer a.close()
-		err = a.run(ctx)
-		x.Compared, x.Notes, x.Samples = a.compared, a.notes, a.samples
+	err := r.attempt(ctx, t, s, packages, &x)
+	if _, emulated := t.(*target.Board); emulated && errors.Is(err, target.ErrDead) {
+		t.Cut()
+		x.Compared, x.Samples = 0, nil
+		x.Notes = []string{"run twice: the emulated board came to a stop the first time, with " + oneLine(err.Error())}
+		err = r.attempt(ctx, t, s, packages, &x)
 	}
 	switch {
 	case s.Fails == "":
@@ -351,6 +354,18 @@ func (r *Rig) runScenario(ctx context.Context, t target.Target, c TargetConfig, 
 	}
 	t.Cut() // it may be off
 	return x
+}
+
+// attempt runs a scenario once.
+func (r *Rig) attempt(ctx context.Context, t target.Target, s Scenario, packages map[string]string, x *Result) error {
+	a, err := newSession(t, s, packages, r.Seed)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	err = a.run(ctx)
+	x.Compared, x.Notes, x.Samples = a.compared, append(x.Notes, a.notes...), a.samples
+	return err
 }
 
 // line is a result for people.

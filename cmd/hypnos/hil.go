@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"hypnos/core/model"
 	"hypnos/hil"
+	"hypnos/hil/emulator"
 )
 
 func hilCommand(ctx context.Context, c console, args []string) error {
@@ -89,4 +92,50 @@ func commas(s string) []string {
 	return strings.Split(s, ",")
 }
 
-func hilBench(context.Context, console, []string) error { return errors.New("not there") }
+func hilBench(ctx context.Context, c console, args []string) error {
+	f := newFlags(c, "hil bench", "[--json FILE] [--baseline FILE] [--update]", `
+Counts the instructions of an emulated arm64 processor for inference, a wake step and sleeps of a small network in integers, on
+one thread: the same from run to run. They are instructions, never a board's time. The counts are compared with a baseline; the
+exit code is 1 when one has grown by more than 1 %. make hil-tools fetches emulator and kernel.
+
+Examples:
+  hypnos hil bench
+  hypnos hil bench --json cost.json
+  hypnos hil bench --update`)
+	asJSON := f.String("json", "", "write the counts to `file`")
+	path := f.String("baseline", "hil/baseline.json", "`file` of the counts to compare with")
+	update := f.Bool("update", false, "make the counts the baseline")
+	tools := f.String("tools", ".tools/hil", "`folder` of make hil-tools")
+	if _, err := f.parse(args); err != nil {
+		return err
+	}
+	if err := hil.CheckSource("."); err != nil {
+		return err
+	}
+	before, err := hil.ReadCosts(*path)
+	if err != nil && !(*update && errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
+	costs, err := hil.CountCosts(ctx, ".", filepath.Join(*tools, "cache"), emulator.Tools{Dir: *tools})
+	if err != nil {
+		return err
+	}
+	if err := costs.Write(c.Out, before); err != nil {
+		return err
+	}
+	if *asJSON != "" {
+		if err := model.Replace(*asJSON, costs.WriteJSON); err != nil {
+			return err
+		}
+	}
+	if *update {
+		return model.Replace(*path, costs.WriteJSON)
+	}
+	for _, why := range costs.Explain(before) {
+		fmt.Fprintln(c.Out, why)
+	}
+	if grown := costs.Grown(before, 0.01); len(grown) > 0 {
+		return fmt.Errorf("more instructions than in %s by more than 1 %%: %s (--update accepts them)", *path, strings.Join(grown, ", "))
+	}
+	return nil
+}

@@ -14,7 +14,7 @@ import (
 type Cost struct {
 	Network string        `json:"network"`
 	Work    string        `json:"work"`
-	Took    time.Duration `json:"took"`
+	Took    time.Duration `json:"instructions"`
 }
 
 // Costs measures a package's network on one thread, each piece of work the second time it is done: the first meets empty caches of

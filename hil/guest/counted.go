@@ -25,6 +25,6 @@ func countedLife(ctx context.Context, packages string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("hil: costs %s\n", text)
+	fmt.Printf("%s%s\n", message.CostsLine, text)
 	return nil
 }

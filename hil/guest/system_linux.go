@@ -55,7 +55,7 @@ func boot(ctx context.Context) {
 			if v, ok := strings.CutPrefix(a, "hil.line="); ok {
 				name = v
 			}
-			if v, ok := strings.CutPrefix(a, "hil.life="); ok {
+			if v, ok := strings.CutPrefix(a, message.LifeArgument); ok {
 				return countedLife(ctx, v)
 			}
 		}

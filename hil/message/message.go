@@ -140,3 +140,10 @@ type Binding struct {
 func Counted() compute.Life {
 	return compute.Life{Seed: 1, Images: 1, Wake: 1, Rate: 1.0 / 1024, Events: 10}
 }
+
+// LifeArgument is the kernel's argument that has the device count costs, of packages with commas between, in place of serving; CostsLine
+// is what the line on its console begins with.
+const (
+	LifeArgument = "hil.life="
+	CostsLine    = "hil: costs "
+)

@@ -97,14 +97,37 @@ func (c *connection) connect(conn io.ReadWriteCloser, o agent.Options) {
 	c.client = agent.NewClient(c.line, o)
 }
 
+// Call asks the agent. When it takes long, the line is tried in between: one that is dead is ErrDead.
 func (c *connection) Call(ctx context.Context, method string, params, result any) error {
-	if c.client == nil {
+	client := c.client
+	if client == nil {
 		return errOff
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("the device does not answer for %v", answerTime))
 	defer cancel()
-	return c.client.Call(ctx, method, params, result)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		for {
+			select {
+			case <-time.After(tryTime):
+			case <-ctx.Done():
+				return
+			}
+			try, cancel := context.WithTimeout(ctx, tryTime)
+			err := client.Call(try, message.Echo, "still there", new(string))
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) {
+				stop(ErrDead)
+				return
+			}
+		}
+	}()
+	return client.Call(ctx, method, params, result)
 }
+
+// ErrDead is that not even an echo comes back from a device: its line, or all of it, has come to a stop, whatever the daemon does.
+var ErrDead = errors.New("the device is dead")
 
 func (c *connection) disconnect() {
 	if c.client != nil {
@@ -124,8 +147,11 @@ func (c *connection) answers(ctx context.Context) error {
 	return c.Call(ctx, message.Echo, "hello", new(string))
 }
 
-// answerTime bounds how long a device may take for one request.
-const answerTime = 90 * time.Second
+// answerTime bounds how long a device may take for one request, tryTime for an echo.
+const (
+	answerTime = 3 * time.Minute
+	tryTime    = 15 * time.Second
+)
 
 // bootTime bounds how long a device may take to answer after it was started.
 const bootTime = 2 * time.Minute
