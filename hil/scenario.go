@@ -54,6 +54,7 @@ type Step struct {
 	Wait      Duration      `toml:"wait"`      // nothing
 	WakeEdge  int           `toml:"wake_edge"` // measures so often how long an edge in a sleep takes to the first logits
 	Cuts      *Cuts         `toml:"cuts"`      // of power at random moments
+	File      *File         `toml:"file"`      // is written
 	Fill      bool          `toml:"fill"`      // the disk
 	Remove    string        `toml:"remove"`    // a file of the device
 	ReadOnly  *bool         `toml:"read_only"` // the disk
@@ -105,6 +106,12 @@ type Cuts struct {
 	During []string `toml:"during"` // "learning", "sleeping", "updating", by turns
 	Forget bool     `toml:"forget"` // takes away what was written after the last flush
 	Within Duration `toml:"within"` // the moment is within this time
+}
+
+// File is a small file of the device's home.
+type File struct {
+	Path string `toml:"path"`
+	Text string `toml:"text"`
 }
 
 // Flip is a bit of a file, at a share of its length.

@@ -164,6 +164,8 @@ func (a *session) step(ctx context.Context, name string, s Step) error {
 		return a.wakeEdge(ctx, s.WakeEdge)
 	case "cuts":
 		return a.cuts(ctx, *s.Cuts)
+	case "file":
+		return a.target.Call(ctx, message.Write, message.File{Path: s.File.Path, Data: []byte(s.File.Text)}, nil)
 	case "fill":
 		var bytes int64
 		err := a.target.Call(ctx, message.Fill, nil, &bytes)

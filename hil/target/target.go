@@ -41,14 +41,15 @@ type Capability string
 // Capabilities.
 const (
 	Sensors  Capability = "sensors"   // a thermometer, lines and a light that the host sets and sees
-	PowerCut Capability = "power cut" // what is in memory is lost, the disk is not
+	PowerCut Capability = "power cut" // its programs end at any moment, its disk stays
+	Memory   Capability = "memory"    // of its own, which a power cut empties: what the system had not written to the disk is lost, too
 	CutLog   Capability = "cut log"   // of a power cut, what was written after the last flush can be taken away
 	Disk     Capability = "disk"      // one of its own that may be full, read-only or damaged
 	Clock    Capability = "clock"     // its wall clock may be set
 )
 
 // Capabilities lists all.
-var capabilities = []Capability{Sensors, PowerCut, CutLog, Disk, Clock}
+var capabilities = []Capability{Sensors, PowerCut, Memory, CutLog, Disk, Clock}
 
 // Check returns an error for an unknown capability.
 func (c Capability) Check() error {
