@@ -35,9 +35,10 @@ type Config struct {
 
 // Data says which images are used and how training images are changed at random.
 type Data struct {
-	Path        string   `toml:"path"` // folder or archive (package data); empty is the embedded sample
-	Size        int      `toml:"size"` // images of class folders are brought to this size; 0 keeps theirs
-	Fit         data.Fit `toml:"fit"`  // how: "exact", "crop" or "resize"
+	Path        string   `toml:"path"`  // folder or archive (package data); empty is the embedded sample
+	Size        int      `toml:"size"`  // images of class folders are brought to this size; 0 keeps theirs
+	Fit         data.Fit `toml:"fit"`   // how: "exact", "crop" or "resize"
+	Cache       string   `toml:"cache"` // folder that keeps decoded images in place of memory (data.OpenCached)
 	SkipCorrupt bool     `toml:"skip_corrupt"`
 	Holdout     int      `toml:"holdout"`     // test on that many training images instead, left out of training
 	TrainLimit  int      `toml:"train_limit"` // use only so many, the first of every class; 0 means all
@@ -304,6 +305,9 @@ func (c Config) Check() error {
 	}
 	if c.Data.Reps < 1 || c.Train.Batch%c.Data.Reps != 0 {
 		return fmt.Errorf("experiment: data.reps: %d repetitions do not divide a batch of %d", c.Data.Reps, c.Train.Batch)
+	}
+	if c.Data.Cache != "" && (c.Data.Path == "" || c.Data.Size == 0 || c.Data.Fit != data.FitResize) {
+		return fmt.Errorf("experiment: data.cache: it needs data.path, data.size and data.fit = %q", data.FitResize)
 	}
 	_, phase := c.Sleep.Spec().Stream()
 	sleepKey := "sleep"

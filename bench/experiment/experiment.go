@@ -1,8 +1,8 @@
 package experiment
 
 import (
+	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,14 +31,21 @@ type Experiment struct {
 
 // OpenData opens the images that a configuration names.
 func OpenData(c Data, seed uint64) (*data.Dataset, error) {
+	return openData(context.Background(), c, seed, nil)
+}
+
+// openData is OpenData for who waits for a cache: until ctx ends, with the number of images there so far.
+func openData(ctx context.Context, c Data, seed uint64, progress func(images int)) (*data.Dataset, error) {
 	var d *data.Dataset
 	var err error
-	if c.Path == "" {
+	o := data.Options{Size: c.Size, Fit: c.Fit, SkipCorrupt: c.SkipCorrupt, Workers: c.Workers, TrainOnly: c.Holdout > 0}
+	switch {
+	case c.Path == "":
 		d, err = sample.Open()
-	} else {
-		d, err = data.Open(c.Path, data.Options{
-			Size: c.Size, Fit: c.Fit, SkipCorrupt: c.SkipCorrupt, Workers: c.Workers, TrainOnly: c.Holdout > 0,
-		})
+	case c.Cache != "":
+		d, err = data.OpenCached(ctx, c.Path, c.Cache, o, progress)
+	default:
+		d, err = data.Open(c.Path, o)
 	}
 	if err != nil {
 		return nil, err
@@ -128,20 +135,11 @@ func (x *Experiment) Close() error {
 	return err
 }
 
-// Fingerprint identifies the images of a data set: a SHA-256 of shapes, labels and pixels.
+// Fingerprint identifies the images of a data set: a SHA-256 over data.Images.Digest.
 func Fingerprint(d *data.Dataset) string {
 	h := sha256.New()
-	for _, s := range []*data.Images{d.Train, d.Test} {
-		for _, n := range []int{s.Len(), s.Shape.H, s.Shape.W, s.Shape.C} {
-			h.Write(binary.LittleEndian.AppendUint64(nil, uint64(n)))
-		}
-		labels := make([]byte, 0, 4*s.Len())
-		for _, l := range s.Labels {
-			labels = binary.LittleEndian.AppendUint32(labels, uint32(l))
-		}
-		h.Write(labels)
-		h.Write(s.Pixels)
-	}
+	d.Train.Digest(h)
+	d.Test.Digest(h)
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 

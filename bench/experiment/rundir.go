@@ -70,8 +70,13 @@ func (d *RunDir) Evals() ([]train.Eval, error) {
 type Observer interface {
 	// Begin is called once: the number of learning steps of the whole run, and the state it begins from.
 	Begin(steps int64, from train.State)
-	// Observe gets every train.Step, train.Sleep and train.Eval.
+	// Observe gets every train.Step, train.Sleep and train.Eval, and before Begin Decoded.
 	Observe(metric any)
+}
+
+// Decoded tells how many images a cache holds that is being made.
+type Decoded struct {
+	Images int
 }
 
 // Run trains as configured in a directory, or goes on with the run that the directory holds, which must have
@@ -85,7 +90,7 @@ func Run(ctx context.Context, c Config, dir *RunDir, o Observer) (train.State, *
 	if params != nil {
 		defer params.Close()
 	}
-	d, err := OpenData(c.Data, c.Seed)
+	d, err := openData(ctx, c.Data, c.Seed, func(images int) { o.Observe(Decoded{images}) })
 	if err != nil {
 		return train.State{}, nil, err
 	}
@@ -129,7 +134,7 @@ func (d *RunDir) previous(c Config) (Checkpoint, *model.File, error) {
 // differs names the first setting that would make a resumed run another run.
 func differs(a, b Config) string {
 	for _, c := range []*Config{&a, &b} {
-		c.Name, c.Backend, c.Data.Path, c.Data.Workers = "", "", "", 0
+		c.Name, c.Backend, c.Data.Path, c.Data.Cache, c.Data.Workers = "", "", "", "", 0
 		c.Train.Epochs, c.Train.Steps, c.Train.EvalEvery, c.Train.SaveEvery = 0, 0, 0, 0
 	}
 	as, bs := strings.Split(a.Text(), "\n"), strings.Split(b.Text(), "\n")

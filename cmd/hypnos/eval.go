@@ -79,7 +79,7 @@ Examples:
 func openFor(k experiment.Checkpoint, source string) (*data.Dataset, error) {
 	o := k.Config.Data
 	if source != "" && source != o.Path {
-		o.Path, o.Holdout, o.TrainLimit, o.TestLimit = source, 0, 0, 0
+		o.Path, o.Cache, o.Holdout, o.TrainLimit, o.TestLimit = source, "", 0, 0, 0
 	}
 	d, err := experiment.OpenData(o, k.Config.Seed)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
+	"hypnos/bench/experiment"
 	"hypnos/core/train"
 )
 
@@ -74,6 +75,11 @@ func (p *progress) Begin(steps int64, from train.State) {
 // Observe takes a metric.
 func (p *progress) Observe(metric any) {
 	switch m := metric.(type) {
+	case experiment.Decoded:
+		if now := time.Now(); now.Sub(p.shown) >= p.every {
+			p.shown = now
+			p.line("%d images decoded\n", m.Images)
+		}
 	case train.Step:
 		p.mu.Lock()
 		p.step = m

@@ -1,34 +1,72 @@
 // Package data reads labelled images and serves them in batches.
 //
 // Sources: CIFAR-10 and CIFAR-100 in the official binary layout, TinyImageNet in its own, and class folders of JPEG and PNG
-// files, each as a folder or as a .tar, .tar.gz or .tar.bz2 archive. All images are decoded when a source is opened and held as bytes.
+// files, each as a folder or as a .tar, .tar.gz or .tar.bz2 archive. Open decodes all images and holds them as bytes; OpenCached holds them in a file.
 // JPEGs are decoded by Go's image/jpeg, which repeats chroma samples instead of interpolating them.
 package data
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"slices"
 
 	"hypnos/core/net"
 	"hypnos/core/rng"
 )
 
-// Images are labelled images of one size.
+// Images are labelled images of one size; in a cache, images whose shorter side is Shape's and whose pixels are not in memory.
 type Images struct {
 	Shape  net.Shape
-	Pixels []uint8 // (N, H, W, 3), R, G, B of 0 to 255
+	Pixels []uint8 // (N, H, W, 3), R, G, B of 0 to 255; none of images in a cache
 	Labels []int32
+
+	cache  *cache // nil of images in memory
+	cached []*cachedImage
 }
 
 // Len is the number of images.
 func (s *Images) Len() int { return len(s.Labels) }
 
-// Image is the i-th image, (H, W, 3).
+// Image is the i-th image, (H, W, 3), of images in memory.
 func (s *Images) Image(i int) []uint8 { return s.Pixels[i*s.Shape.Len() : (i+1)*s.Shape.Len()] }
 
-// subset copies the images of the given indices.
+// read gives the pixels of the i-th image and their shape, wherever they are; in a cache they are read into buf.
+func (s *Images) read(i int, buf []uint8) ([]uint8, net.Shape, error) {
+	if s.cache == nil {
+		return s.Image(i), s.Shape, nil
+	}
+	v := s.cached[i]
+	pixels, err := s.cache.read(v, buf)
+	return pixels, net.Shape{H: v.H, W: v.W, C: 3}, err
+}
+
+// Digest writes what identifies the images to w, a hash: their number, shape, labels and pixels, or the checksums of pixels in a cache.
+func (s *Images) Digest(w io.Writer) {
+	for _, n := range []int{s.Len(), s.Shape.H, s.Shape.W, s.Shape.C} {
+		w.Write(binary.LittleEndian.AppendUint64(nil, uint64(n)))
+	}
+	labels := make([]byte, 0, 4*s.Len())
+	for _, l := range s.Labels {
+		labels = binary.LittleEndian.AppendUint32(labels, uint32(l))
+	}
+	w.Write(labels)
+	w.Write(s.Pixels)
+	for _, v := range s.cached {
+		fmt.Fprintf(w, "%d %d %08x %s\n", v.H, v.W, v.Sum, v.File)
+	}
+}
+
+// subset takes the images of the given indices: copies of those in memory.
 func (s *Images) subset(index []int) *Images {
+	if s.cache != nil {
+		t := &Images{Shape: s.Shape, cache: s.cache}
+		for _, i := range index {
+			t.cached, t.Labels = append(t.cached, s.cached[i]), append(t.Labels, s.Labels[i])
+		}
+		return t
+	}
 	t := &Images{Shape: s.Shape, Pixels: make([]uint8, 0, len(index)*s.Shape.Len()), Labels: make([]int32, 0, len(index))}
 	for _, i := range index {
 		t.Pixels = append(t.Pixels, s.Image(i)...)

@@ -30,6 +30,7 @@ type folders struct {
 	train, test []imageFile
 	annotations map[string]string // class by file name; nil without such a file
 	annotated   string            // the name of that file
+	named       map[string]string // folders of training images by class, empty ones too
 }
 
 type imageFile struct {
@@ -48,31 +49,52 @@ func (f *folders) found() bool { return len(f.train)+len(f.test) > 0 }
 
 // take reads the file if it is an image in a class folder, or says of which class images are.
 func (f *folders) take(name string, r io.Reader) error {
-	if path.Base(name) == "val_annotations.txt" {
-		return f.annotate(name, r)
+	file, split, err := f.read(name, r)
+	if err == nil && split != "" {
+		f.add(file, split)
 	}
-	if !isImage(name) || strings.HasPrefix(path.Base(name), ".") {
-		return nil
-	}
-	parts := strings.Split(name, "/")
-	at := slices.IndexFunc(parts, func(p string) bool { return p == "train" || p == "test" || p == "val" })
-	if at < 0 || at+2 >= len(parts) {
-		return nil
-	}
-	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
-	if err != nil {
-		return err
-	}
-	if len(data) > maxFile {
-		return fmt.Errorf("more than %d bytes", maxFile)
-	}
-	file := imageFile{name, parts[at+1], data}
-	if parts[at] == "train" {
+	return err
+}
+
+// add adds an image to train or to what is tested on.
+func (f *folders) add(file imageFile, split string) {
+	if split == "train" {
 		f.train = append(f.train, file)
 	} else {
 		f.test = append(f.test, file)
 	}
-	return nil
+}
+
+// folder takes note of a folder, so that a class without images is noticed.
+func (f *folders) folder(name string) {
+	if path.Base(path.Dir(name)) != "train" || strings.HasPrefix(path.Base(name), ".") {
+		return
+	}
+	if f.named == nil {
+		f.named = map[string]string{}
+	}
+	f.named[path.Base(name)] = name
+}
+
+// read reads an image in a class folder, whose split is the folder's above the class. The split is empty for files that are no such
+// images; one that says of which class images are is taken.
+func (f *folders) read(name string, r io.Reader) (file imageFile, split string, err error) {
+	if path.Base(name) == "val_annotations.txt" {
+		return file, "", f.annotate(name, r)
+	}
+	if !isImage(name) || strings.HasPrefix(path.Base(name), ".") {
+		return file, "", nil
+	}
+	parts := strings.Split(name, "/")
+	at := slices.IndexFunc(parts, func(p string) bool { return p == "train" || p == "test" || p == "val" })
+	if at < 0 || at+2 >= len(parts) {
+		return file, "", nil
+	}
+	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("more than %d bytes", maxFile)
+	}
+	return imageFile{name, parts[at+1], data}, parts[at], err
 }
 
 // annotate reads the classes of images.
@@ -116,29 +138,39 @@ func (f *folders) labelled() error {
 	return nil
 }
 
-func (f *folders) dataset(o Options) (*Dataset, error) {
+// classes checks the files' classes and returns those of the training images in the order of their labels.
+func (f *folders) classes() ([]string, error) {
 	if err := f.labelled(); err != nil {
 		return nil, err
-	}
-	classes := map[string]int32{}
-	for _, file := range f.train {
-		classes[file.class] = 0
-	}
-	d := &Dataset{Name: "class folders"}
-	for name := range classes {
-		d.Classes = append(d.Classes, name)
-	}
-	slices.Sort(d.Classes)
-	for i, name := range d.Classes {
-		classes[name] = int32(i)
 	}
 	if len(f.train) == 0 {
 		return nil, fmt.Errorf("no images below train/<class>/")
 	}
+	classes := map[string]bool{}
+	for _, file := range f.train {
+		classes[file.class] = true
+	}
 	for _, file := range f.test {
-		if _, ok := classes[file.class]; !ok {
+		if !classes[file.class] {
 			return nil, fmt.Errorf("%s: class %q has no training images", file.name, file.class)
 		}
+	}
+	for _, class := range slices.Sorted(maps.Keys(f.named)) {
+		if !classes[class] {
+			return nil, fmt.Errorf("%s: a class folder without images", f.named[class])
+		}
+	}
+	return slices.Sorted(maps.Keys(classes)), nil
+}
+
+func (f *folders) dataset(o Options) (*Dataset, error) {
+	names, err := f.classes()
+	if err != nil {
+		return nil, err
+	}
+	d, classes := &Dataset{Name: "class folders", Classes: names}, map[string]int32{}
+	for i, name := range names {
+		classes[name] = int32(i)
 	}
 	size, err := f.size(o)
 	if err != nil {
@@ -215,14 +247,7 @@ func decodeAll(files []imageFile, classes map[string]int32, size int, o Options,
 
 // decodeInto decodes an image file of at most limit pixels to RGB bytes of size x size.
 func decodeInto(dst []uint8, data []byte, size int, fit Fit, limit int64) error {
-	c, _, err := image.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return err
-	}
-	if int64(c.Width)*int64(c.Height) > limit {
-		return fmt.Errorf("%w: %dx%d are more than %d", ErrPixels, c.Width, c.Height, limit)
-	}
-	m, _, err := image.Decode(bytes.NewReader(data))
+	m, err := decode(data, limit)
 	if err != nil {
 		return err
 	}
@@ -230,11 +255,30 @@ func decodeInto(dst []uint8, data []byte, size int, fit Fit, limit int64) error 
 	if err != nil {
 		return err
 	}
-	for i := range size * size {
-		row, col := i/size, i%size
-		copy(dst[3*i:3*i+3], rgba.Pix[row*rgba.Stride+4*col:])
-	}
+	rgb(dst, rgba)
 	return nil
+}
+
+// decode decodes an image file of at most limit pixels.
+func decode(data []byte, limit int64) (image.Image, error) {
+	c, _, err := image.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	if int64(c.Width)*int64(c.Height) > limit {
+		return nil, fmt.Errorf("%w: %dx%d are more than %d", ErrPixels, c.Width, c.Height, limit)
+	}
+	m, _, err := image.Decode(bytes.NewReader(data))
+	return m, err
+}
+
+// rgb writes R, G, B of the pixels, row by row.
+func rgb(dst []uint8, m *image.RGBA) []uint8 {
+	w := m.Rect.Dx()
+	for i := range w * m.Rect.Dy() {
+		copy(dst[3*i:3*i+3], m.Pix[i/w*m.Stride+4*(i%w):])
+	}
+	return dst
 }
 
 // fitted draws the part of m that is wanted on black. Grey images get three equal channels.

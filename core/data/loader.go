@@ -75,7 +75,8 @@ func (l *Loader) Batches() int {
 
 // Minibatch is one batch. It is valid until the next one is asked for.
 type Minibatch struct {
-	Index  int // in the epoch, from 0
+	Index  int   // in the epoch, from 0
+	Err    error // why images of a cache cannot be read: then X has none, which engines refuse, and the batch is the last one
 	X      core.Batch
 	Labels core.Labels
 }
@@ -155,7 +156,7 @@ func (v *view) batches(ctx context.Context, from, to int) iter.Seq[Minibatch] {
 		}()
 		for done := range queue {
 			m := <-done
-			if ctx.Err() != nil || !yield(m) {
+			if ctx.Err() != nil || !yield(m) || m.Err != nil {
 				return
 			}
 			buffers <- Minibatch{X: core.Batch{Pixels: m.X.Pixels[:cap(m.X.Pixels)]}, Labels: m.Labels[:cap(m.Labels)]}
@@ -174,19 +175,26 @@ func (v *view) fill(m Minibatch, index int) Minibatch {
 	m.X.N = n
 	m.X.Pixels = m.X.Pixels[:n*v.shape().Len()]
 	m.Labels = m.Labels[:n]
+	var buf []uint8
 	for i := range n {
 		draw := first + i // counts the images shown in the epoch
 		image := v.order[draw/v.reps()]
 		m.Labels[i] = v.Images.Labels[image]
-		row, col, mirror := v.place(uint64(draw))
-		v.crops(m.X.Pixels[i*v.shape().Len():(i+1)*v.shape().Len()], v.Images.Image(image), row, col, mirror)
+		pixels, shape, err := v.Images.read(image, buf)
+		if err != nil {
+			return Minibatch{Index: index, Err: err}
+		}
+		if v.Images.cache != nil {
+			buf = pixels
+		}
+		row, col, mirror := v.place(uint64(draw), shape)
+		v.crops(m.X.Pixels[i*v.shape().Len():(i+1)*v.shape().Len()], pixels, shape, row, col, mirror)
 	}
 	return m
 }
 
 // place is where in the padded image the crop begins, and whether it is mirrored.
-func (v *view) place(draw uint64) (row, col int, mirror bool) {
-	s := v.Images.Shape
+func (v *view) place(draw uint64, s net.Shape) (row, col int, mirror bool) {
 	rows, cols := s.H+2*v.pad-v.Size, s.W+2*v.pad-v.Size
 	if !v.random {
 		return rows / 2, cols / 2, false
@@ -198,8 +206,7 @@ func (v *view) place(draw uint64) (row, col int, mirror bool) {
 }
 
 // crops writes the crop that begins at (row, col) of the padded image, normalised; the padding is 0.
-func (v *view) crops(dst []float32, src []uint8, row, col int, mirror bool) {
-	s := v.Images.Shape
+func (v *view) crops(dst []float32, src []uint8, s net.Shape, row, col int, mirror bool) {
 	for i := range v.Size {
 		for j := range v.Size {
 			at := (i*v.Size + j) * 3

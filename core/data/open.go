@@ -52,21 +52,11 @@ func (f *Fit) UnmarshalText(text []byte) error {
 
 // Open reads a folder or an archive. Errors name the source and the file in it.
 func Open(source string, o Options) (*Dataset, error) {
-	st, err := os.Stat(source)
-	if err != nil {
+	c := &collector{options: o}
+	if _, err := os.Stat(source); err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	c := &collector{options: o}
-	if st.IsDir() {
-		err = walkFolder(source, c.take)
-	} else {
-		var f *os.File
-		if f, err = os.Open(source); err == nil {
-			defer f.Close()
-			err = walkArchive(f, c.take)
-		}
-	}
-	return c.finish(source, err)
+	return c.finish(source, walk(source, c.take))
 }
 
 // Read reads an archive from r; name is used in messages.
@@ -75,30 +65,53 @@ func Read(name string, r io.Reader, o Options) (*Dataset, error) {
 	return c.finish(name, walkArchive(r, c.take))
 }
 
-// walkFolder calls take for every file below a folder, in lexical order.
+// walk calls take for every file of a folder or an archive, and with a nil reader for every folder in it.
+func walk(source string, take func(name string, r io.Reader) error) error {
+	st, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		return walkFolder(source, take)
+	}
+	f, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return walkArchive(f, take)
+}
+
+// walkFolder calls take for everything below a folder, in lexical order.
 func walkFolder(root string, take func(name string, r io.Reader) error) error {
 	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		info, err := os.Stat(p) // follows links
-		if err != nil || !info.Mode().IsRegular() {
+		name, err := filepath.Rel(root, p)
+		if err != nil {
 			return err
+		}
+		name = filepath.ToSlash(name)
+		info, err := os.Stat(p) // follows links
+		switch {
+		case err != nil:
+			return err
+		case info.IsDir():
+			return take(name, nil)
+		case !info.Mode().IsRegular():
+			return nil
 		}
 		f, err := os.Open(p)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		name, err := filepath.Rel(root, p)
-		if err != nil {
-			return err
-		}
-		return take(filepath.ToSlash(name), f)
+		return take(name, f)
 	})
 }
 
-// walkArchive calls take for every file of a tar archive, which may be compressed by gzip or bzip2.
+// walkArchive calls take for every file and folder of a tar archive, which may be compressed by gzip or bzip2.
 func walkArchive(r io.Reader, take func(name string, r io.Reader) error) error {
 	buffered := bufio.NewReaderSize(r, 1<<20)
 	magic, err := buffered.Peek(3)
@@ -128,11 +141,14 @@ func walkArchive(r io.Reader, take func(name string, r io.Reader) error) error {
 			}
 			return err
 		}
-		if h.Typeflag != tar.TypeReg {
-			continue
+		switch h.Typeflag {
+		case tar.TypeReg:
+			files++
+			err = take(path.Clean(h.Name), t)
+		case tar.TypeDir:
+			err = take(path.Clean(h.Name), nil)
 		}
-		files++
-		if err := take(path.Clean(h.Name), t); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -148,8 +164,12 @@ type collector struct {
 	folders folders
 }
 
-// take reads one file, or passes it over when it is nothing that belongs to a dataset.
+// take reads one file, or passes it over when it is nothing that belongs to a dataset. A folder has no reader.
 func (c *collector) take(name string, r io.Reader) error {
+	if r == nil {
+		c.folders.folder(name)
+		return nil
+	}
 	known, err := c.cifar.take(name, r)
 	if !known && err == nil {
 		err = c.folders.take(name, r)

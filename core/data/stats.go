@@ -9,8 +9,15 @@ func ComputeStats(s *Images) Stats {
 		sum[i%3] += uint64(v)
 		square[i%3] += uint64(v) * uint64(v)
 	}
-	var st Stats
 	n := float64(len(s.Pixels) / 3)
+	for _, v := range s.cached {
+		n += float64(v.H * v.W)
+		for c := range 3 {
+			sum[c] += v.Total[c]
+			square[c] += v.Square[c]
+		}
+	}
+	var st Stats
 	for c := range 3 {
 		mean := float64(sum[c]) / n
 		st.Mean[c] = mean / 255

@@ -189,6 +189,9 @@ func (l *Loop) epoch(ctx context.Context, s *State) error {
 
 // step learns from one batch and sleeps if it is time.
 func (l *Loop) step(ctx context.Context, s *State, m data.Minibatch) error {
+	if m.Err != nil {
+		return fmt.Errorf("train: step %d (epoch %d, batch %d): %w", s.Step+1, s.Epoch, m.Index, m.Err)
+	}
 	lr := l.Rate.At(s.Epoch)
 	// A step is finished once begun, so that the state is always between two.
 	ctx = context.WithoutCancel(ctx)
@@ -265,6 +268,9 @@ func Evaluate(ctx context.Context, e core.Engine, test *data.Loader) (Eval, erro
 	r := Eval{Kind: "eval"}
 	loss, top1, top5 := 0.0, 0, 0
 	for m := range test.InOrder(ctx) {
+		if m.Err != nil {
+			return r, fmt.Errorf("train: evaluation: %w", m.Err)
+		}
 		logits, err := e.Infer(ctx, m.X)
 		if err != nil {
 			return r, fmt.Errorf("train: evaluation: %w", err)
