@@ -69,4 +69,6 @@ func TestCacheSettings(t *testing.T) {
 		_, err := experiment.Load("", slices.Delete(slices.Clone(ok), i, i+1))
 		wantError(t, "without "+ok[i], err, "data.cache")
 	}
+	_, err := experiment.Load("", []string{"data.resized_crop=true", "data.pad=1"})
+	wantError(t, "padded", err, "data.resized_crop", "data.pad = 1")
 }

@@ -43,9 +43,10 @@ type Data struct {
 	Holdout     int      `toml:"holdout"`     // test on that many training images instead, left out of training
 	TrainLimit  int      `toml:"train_limit"` // use only so many, the first of every class; 0 means all
 	TestLimit   int      `toml:"test_limit"`
-	Pad         int      `toml:"pad"`  // padding before random crops
-	Flip        bool     `toml:"flip"` // mirror half of the images
-	Reps        int      `toml:"reps"` // different crops of an image in a batch
+	Pad         int      `toml:"pad"`          // padding before random crops
+	Flip        bool     `toml:"flip"`         // mirror half of the images
+	ResizedCrop bool     `toml:"resized_crop"` // random parts of an image, scaled, in place of random crops
+	Reps        int      `toml:"reps"`         // different crops of an image in a batch
 	Workers     int      `toml:"workers"`
 }
 
@@ -308,6 +309,9 @@ func (c Config) Check() error {
 	}
 	if c.Data.Cache != "" && (c.Data.Path == "" || c.Data.Size == 0 || c.Data.Fit != data.FitResize) {
 		return fmt.Errorf("experiment: data.cache: it needs data.path, data.size and data.fit = %q", data.FitResize)
+	}
+	if c.Data.ResizedCrop && c.Data.Pad > 0 {
+		return fmt.Errorf("experiment: data.resized_crop: such crops do not reach into a padding, data.pad = %d", c.Data.Pad)
 	}
 	_, phase := c.Sleep.Spec().Stream()
 	sleepKey := "sleep"

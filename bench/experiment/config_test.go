@@ -51,8 +51,8 @@ func keys(prefix string, t reflect.Type) []string {
 func others() []string {
 	return []string{
 		"name=other", "seed=2", "backend=ref",
-		"data.path=a folder/b.tar.gz", "data.size=64", "data.fit=crop", "data.skip_corrupt=true", "data.holdout=5",
-		"data.train_limit=6", "data.test_limit=7", "data.pad=8", "data.flip=true", "data.reps=2", "data.workers=3",
+		"data.path=a folder/b.tar.gz", "data.size=64", "data.fit=resize", "data.cache=c", "data.skip_corrupt=true", "data.holdout=5",
+		"data.train_limit=6", "data.test_limit=7", "data.pad=0", "data.flip=true", "data.resized_crop=true", "data.reps=2", "data.workers=3",
 		"network.name=mixer-lc", "network.input=48", "network.width=8", "network.patch=8", "network.depth=3",
 		"network.first_conv=true", "network.tied=true", "network.epsilon=0.1",
 		"train.epochs=9", "train.steps=10", "train.batch=12", "train.rule=broadcast", "train.optimizer=sgd", "train.lr=0.3", "train.drops=[1, 2, 4]",

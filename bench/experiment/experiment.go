@@ -85,7 +85,7 @@ func Open(c Config, d *data.Dataset) (*Experiment, error) {
 		Engine: x.Engine,
 		Train: &data.Loader{
 			Images: d.Train, Size: x.Net.Input().H, Batch: c.Train.Batch, Reps: c.Data.Reps,
-			Augment: data.Augment{Pad: c.Data.Pad, Flip: c.Data.Flip}, Stats: x.Stats, Seed: c.Seed, Workers: c.Data.Workers,
+			Augment: data.Augment{Pad: c.Data.Pad, Flip: c.Data.Flip, Resized: c.Data.ResizedCrop}, Stats: x.Stats, Seed: c.Seed, Workers: c.Data.Workers,
 		},
 		Test: TestLoader(d.Test, x.Net, x.Stats, c.Train.Batch, c.Data.Workers),
 		Now:  time.Now,

@@ -1,4 +1,4 @@
-package data_test
+package data
 
 import (
 	"archive/tar"
@@ -18,8 +18,9 @@ import (
 	"strings"
 	"testing"
 
-	"hypnos/core/data"
 	"hypnos/core/data/datatest"
+	"hypnos/core/net"
+	"hypnos/core/rng"
 )
 
 const imagenetSample = "../../../shared/data/imagenet-sample.tar"
@@ -87,12 +88,10 @@ func resized(m image.Image, h, w, row, col int) (p [3]float64) {
 	return p
 }
 
-func unitStats() data.Stats { return data.Stats{Std: [3]float64{1, 1, 1}} }
-
 // All sample images come out of cache and loader as the centre of the image scaled to 256, by the definition of scaling.
 func TestImageNetSample(t *testing.T) {
 	files := sampleFiles(t)
-	d, err := data.OpenCached(context.Background(), imagenetSample, t.TempDir(), data.Options{Size: 256, TrainOnly: true, Workers: 2}, nil)
+	d, err := OpenCached(context.Background(), imagenetSample, t.TempDir(), Options{Size: 256, TrainOnly: true, Workers: 2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +99,7 @@ func TestImageNetSample(t *testing.T) {
 	if d.Train.Len() != 36 || len(d.Classes) != 36 {
 		t.Fatalf("%d images of %d classes", d.Train.Len(), len(d.Classes))
 	}
-	l := &data.Loader{Images: d.Train, Size: 224, Batch: 5, Stats: unitStats(), Workers: 2}
+	l := &Loader{Images: d.Train, Size: 224, Batch: 5, Stats: unit(), Workers: 2}
 	compared, worst := 0, 0.0
 	for b := range l.InOrder(context.Background()) {
 		if b.Err != nil {
@@ -126,6 +125,94 @@ func TestImageNetSample(t *testing.T) {
 	t.Logf("largest difference to the definition: %.3f levels", worst)
 }
 
+// Random-resized-crops of all sample images, twice each and mirrored where they are, are parts of the cached images scaled by the
+// definition.
+func TestImageNetSampleResizedCrops(t *testing.T) {
+	sampleFiles(t)
+	d, err := OpenCached(context.Background(), imagenetSample, t.TempDir(), Options{Size: 256, TrainOnly: true, Workers: 2}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &Loader{Images: d.Train, Size: 224, Batch: 6, Reps: 2, Augment: Augment{Flip: true, Resized: true}, Stats: unit(), Seed: 1, Workers: 2}
+	const epoch = 3
+	v := &view{Loader: l, crop: rng.New(l.Seed, rng.Crop, epoch), flip: rng.New(l.Seed, rng.Flip, epoch)}
+	order := rng.New(l.Seed, rng.Shuffle, epoch).Perm(36)
+	compared, mirrored, worst := 0, 0, 0.0
+	for b := range l.Epoch(context.Background(), epoch, 0) {
+		if b.Err != nil {
+			t.Fatal(b.Err)
+		}
+		for i := range b.X.N {
+			pixels, shape, err := d.Train.read(order[compared/2], nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := v.part(uint64(compared), shape)
+			m := image.NewRGBA(image.Rect(0, 0, r.w, r.h))
+			for y := range r.h {
+				for x := range r.w {
+					copy(m.Pix[m.PixOffset(x, y):], pixels[((r.row+y)*shape.W+r.col+x)*3:][:3])
+					m.Pix[m.PixOffset(x, y)+3] = 255
+				}
+			}
+			mirror := v.flip.Intn(uint64(compared), 2) == 1
+			if mirror {
+				mirrored++
+			}
+			for row := 0; row < 224; row += 31 {
+				for col := 0; col < 224; col += 31 {
+					at := col
+					if mirror {
+						at = 223 - col
+					}
+					want := resized(m, 224, 224, row, col)
+					for c := range 3 {
+						if diff := math.Abs(255*float64(b.X.Pixels[((i*224+row)*224+at)*3+c]) - want[c]); !(diff <= worst) {
+							worst = diff
+						}
+					}
+				}
+			}
+			compared++
+		}
+	}
+	// Both sums are of float64; what remains is the rounding to float32, of values up to 1: 255 · 2^-25, and 1e-12 for the sums.
+	if limit := 255*math.Exp2(-25) + 1e-12; !(worst <= limit) || compared != 72 || mirrored == 0 || mirrored == 72 {
+		t.Errorf("%d crops, %d mirrored, differ by up to %g levels, want %g at most", compared, mirrored, worst, limit)
+	}
+}
+
+func TestParts(t *testing.T) {
+	v := &view{crop: rng.New(1, rng.Crop, 0)}
+	for _, s := range []net.Shape{{H: 256, W: 341, C: 3}, {H: 500, W: 256, C: 3}} {
+		least, most := 1.0, 0.0
+		for draw := range uint64(2000) {
+			r := v.part(draw, s)
+			if r.row < 0 || r.col < 0 || r.h < 1 || r.w < 1 || r.row+r.h > s.H || r.col+r.w > s.W {
+				t.Fatalf("%+v of %dx%d", r, s.H, s.W)
+			}
+			// The sides are rounded by half a pixel, and none is shorter than 60, so that a part of either is below 1 %.
+			area, aspect := float64(r.h*r.w)/float64(s.H*s.W), float64(r.w)/float64(r.h)
+			if !(area >= 0.08*0.98 && area <= 1) || !(aspect >= 0.75*0.98 && aspect <= 1.02/0.75) {
+				t.Fatalf("%+v of %dx%d: area %g, aspect %g", r, s.H, s.W, area, aspect)
+			}
+			least, most = min(least, area), max(most, area)
+		}
+		whole := min(1, float64(s.W)*4/3/float64(s.H)) // the largest part that is 3:4 at least; none is wider than 4:3
+		if !(least < 0.1 && most > 0.9*whole) {
+			t.Errorf("areas of %dx%d from %g to %g only, want 0.08 to %g", s.H, s.W, least, most, whole)
+		}
+	}
+	if r := v.part(0, net.Shape{H: 8, W: 800, C: 3}); r != (rectangle{0, 394, 8, 11}) { // no draw fits: 800 x 8 · 0.08 is 22 x 22
+		t.Errorf("%+v", r)
+	}
+	for x := -0.29; x < 0.3; x += 0.01 {
+		if diff := math.Abs(exp(x) - math.Exp(x)); !(diff <= 0x1p-51) { // two roundings near 1, and one of math.Exp
+			t.Errorf("exp(%g) differs by %g", x, diff)
+		}
+	}
+}
+
 // centreError is the largest difference, in levels, of some pixels of a 224 x 224 centre crop of m scaled to 256.
 func centreError(m image.Image, got []float32) (worst float64) {
 	b := m.Bounds()
@@ -145,14 +232,14 @@ func centreError(m image.Image, got []float32) (worst float64) {
 }
 
 // source is a small one of class folders, its cache's folder and its options.
-func cacheSource(t *testing.T) (source, cache string, o data.Options) {
-	return datatest.ClassFolders(t, 12, 4, 2), filepath.Join(t.TempDir(), "cache"), data.Options{Size: 8, Workers: 2}
+func cacheSource(t *testing.T) (source, cache string, o Options) {
+	return datatest.ClassFolders(t, 12, 4, 2), filepath.Join(t.TempDir(), "cache"), Options{Size: 8, Workers: 2}
 }
 
 // pixels reads all images through a loader, which must not fail.
-func pixels(t *testing.T, s *data.Images) (all []float32) {
+func pixels(t *testing.T, s *Images) (all []float32) {
 	t.Helper()
-	l := &data.Loader{Images: s, Size: 8, Batch: 5, Stats: unitStats()}
+	l := &Loader{Images: s, Size: 8, Batch: 5, Stats: unit()}
 	for b := range l.InOrder(context.Background()) {
 		if b.Err != nil {
 			t.Fatal(b.Err)
@@ -165,14 +252,14 @@ func pixels(t *testing.T, s *data.Images) (all []float32) {
 // Square images in a cache are those that Open holds in memory, and so are their statistics, splits and batches.
 func TestCacheIsWhatMemoryHolds(t *testing.T) {
 	source, cache, o := cacheSource(t)
-	o.Fit = data.FitResize
-	want, err := data.Open(source, o)
+	o.Fit = FitResize
+	want, err := Open(source, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, pass := range []string{"made", "read"} {
 		decoded := 0
-		got, err := data.OpenCached(context.Background(), source, cache, o, func(int) { decoded++ })
+		got, err := OpenCached(context.Background(), source, cache, o, func(int) { decoded++ })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +273,7 @@ func TestCacheIsWhatMemoryHolds(t *testing.T) {
 			if !slices.Equal(pixels(t, want.Test), pixels(t, got.Test)) || !slices.Equal(want.Train.Labels, got.Train.Labels) {
 				t.Errorf("%s, %s: test images or labels differ", pass, what)
 			}
-			if data.ComputeStats(want.Train) != data.ComputeStats(got.Train) {
+			if ComputeStats(want.Train) != ComputeStats(got.Train) {
 				t.Errorf("%s, %s: statistics differ", pass, what)
 			}
 		}
@@ -197,7 +284,7 @@ func TestCacheIsWhatMemoryHolds(t *testing.T) {
 		if pass == "made" {
 			continue
 		}
-		for _, d := range []*data.Dataset{want, got} {
+		for _, d := range []*Dataset{want, got} {
 			if err := d.Holdout(3, 1); err != nil {
 				t.Fatal(err)
 			}
@@ -217,7 +304,7 @@ func TestCacheGoesOn(t *testing.T) {
 	source, cache, o := cacheSource(t)
 	ctx, kill := context.WithCancelCause(context.Background())
 	stopped := errors.New("stopped")
-	_, err := data.OpenCached(ctx, source, cache, o, func(n int) {
+	_, err := OpenCached(ctx, source, cache, o, func(n int) {
 		if n == 7 {
 			kill(stopped)
 		}
@@ -234,11 +321,11 @@ func TestCacheGoesOn(t *testing.T) {
 	if err := os.WriteFile(index, text[:len(text)-20], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	d, err := data.OpenCached(context.Background(), source, cache, o, nil)
+	d, err := OpenCached(context.Background(), source, cache, o, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh, err := data.OpenCached(context.Background(), source, t.TempDir(), o, nil)
+	fresh, err := OpenCached(context.Background(), source, t.TempDir(), o, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,18 +350,18 @@ func TestDamagedCache(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			source, cache, o := cacheSource(t)
-			whole, err := data.OpenCached(context.Background(), source, cache, o, nil)
+			whole, err := OpenCached(context.Background(), source, cache, o, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := pixels(t, whole.Train)
 			c.damage(t, cache)
-			d, err := data.OpenCached(context.Background(), source, cache, o, nil)
+			d, err := OpenCached(context.Background(), source, cache, o, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !c.opens {
-				l := &data.Loader{Images: d.Train, Size: 8, Batch: 5, Stats: unitStats()}
+				l := &Loader{Images: d.Train, Size: 8, Batch: 5, Stats: unit()}
 				var failed error
 				for b := range l.InOrder(context.Background()) {
 					failed = b.Err
@@ -285,7 +372,7 @@ func TestDamagedCache(t *testing.T) {
 				if err := os.Remove(filepath.Join(cache, "done")); err != nil { // as the error says
 					t.Fatal(err)
 				}
-				if d, err = data.OpenCached(context.Background(), source, cache, o, nil); err != nil {
+				if d, err = OpenCached(context.Background(), source, cache, o, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -322,26 +409,26 @@ func cut(t *testing.T, path string) {
 func TestCacheRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		change func(t *testing.T, source string, o *data.Options) // of a source whose cache is complete
-		fresh  bool                                               // no cache yet
+		change func(t *testing.T, source string, o *Options) // of a source whose cache is complete
+		fresh  bool                                          // no cache yet
 		want   string
 	}{
-		{"another image", func(t *testing.T, source string, _ *data.Options) {
+		{"another image", func(t *testing.T, source string, _ *Options) {
 			swap(t, filepath.Join(source, "train/red/1.png"), filepath.Join(source, "train/red/2.png"))
 		}, false, "train/red/1.png: it has changed"},
-		{"an image less", func(t *testing.T, source string, _ *data.Options) { os.Remove(filepath.Join(source, "test/red/1.png")) },
+		{"an image less", func(t *testing.T, source string, _ *Options) { os.Remove(filepath.Join(source, "test/red/1.png")) },
 			false, "test/red/1.png: cache"},
-		{"another size", func(_ *testing.T, _ string, o *data.Options) { o.Size = 9 }, false, "shorter sides of 8 pixels, not of 9"},
-		{"no size", func(_ *testing.T, _ string, o *data.Options) { o.Size = 0 }, true, "say what size"},
-		{"unreadable image", func(t *testing.T, source string, _ *data.Options) {
+		{"another size", func(_ *testing.T, _ string, o *Options) { o.Size = 9 }, false, "shorter sides of 8 pixels, not of 9"},
+		{"no size", func(_ *testing.T, _ string, o *Options) { o.Size = 0 }, true, "say what size"},
+		{"unreadable image", func(t *testing.T, source string, _ *Options) {
 			datatest.Write(t, filepath.Join(source, "train/blue/9.png"), []byte("none"))
 		}, true, "train/blue/9.png: image: unknown format"},
-		{"class without images", func(t *testing.T, source string, _ *data.Options) {
+		{"class without images", func(t *testing.T, source string, _ *Options) {
 			if err := os.Mkdir(filepath.Join(source, "train/yellow"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}, true, "train/yellow: a class folder without images"},
-		{"wrong label", func(t *testing.T, source string, _ *data.Options) {
+		{"wrong label", func(t *testing.T, source string, _ *Options) {
 			if err := os.Rename(filepath.Join(source, "test/red"), filepath.Join(source, "test/rd")); err != nil {
 				t.Fatal(err)
 			}
@@ -349,12 +436,12 @@ func TestCacheRefuses(t *testing.T) {
 	} {
 		source, cache, o := cacheSource(t)
 		if !c.fresh {
-			if _, err := data.OpenCached(context.Background(), source, cache, o, nil); err != nil {
+			if _, err := OpenCached(context.Background(), source, cache, o, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 		c.change(t, source, &o)
-		_, err := data.OpenCached(context.Background(), source, cache, o, nil)
+		_, err := OpenCached(context.Background(), source, cache, o, nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
@@ -384,7 +471,7 @@ func TestCacheSkipsCorrupt(t *testing.T) {
 		images  int
 	}{{content[:40], 11}, {content, 12}} {
 		datatest.Write(t, bad, c.content)
-		d, err := data.OpenCached(context.Background(), source, cache, o, nil)
+		d, err := OpenCached(context.Background(), source, cache, o, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -397,29 +484,35 @@ func TestCacheSkipsCorrupt(t *testing.T) {
 // The first epoch decodes, the others read.
 func BenchmarkImageNet(b *testing.B) {
 	sampleFiles(b)
-	o := data.Options{Size: 256, TrainOnly: true, Workers: runtime.NumCPU()}
+	o := Options{Size: 256, TrainOnly: true, Workers: runtime.NumCPU()}
 	b.Run("decode", func(b *testing.B) {
 		for i := range b.N {
-			if _, err := data.OpenCached(context.Background(), imagenetSample, filepath.Join(b.TempDir(), fmt.Sprint(i)), o, nil); err != nil {
+			if _, err := OpenCached(context.Background(), imagenetSample, filepath.Join(b.TempDir(), fmt.Sprint(i)), o, nil); err != nil {
 				b.Fatal(err)
 			}
 		}
 		b.ReportMetric(float64(36*b.N)/b.Elapsed().Seconds(), "images/s")
 	})
-	b.Run("epoch", func(b *testing.B) {
-		d, err := data.OpenCached(context.Background(), imagenetSample, b.TempDir(), o, nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		l := &data.Loader{Images: d.Train, Size: 224, Batch: 12, Augment: data.Augment{Flip: true}, Stats: unitStats(), Workers: o.Workers}
-		b.ResetTimer()
-		for epoch := range b.N {
-			for m := range l.Epoch(context.Background(), epoch, 0) {
-				if m.Err != nil {
-					b.Fatal(m.Err)
-				}
+	for _, resized := range []bool{false, true} {
+		b.Run(fmt.Sprint("epoch/resized=", resized), func(b *testing.B) {
+			epochs(b, o, Augment{Flip: true, Resized: resized})
+		})
+	}
+}
+
+func epochs(b *testing.B, o Options, a Augment) {
+	d, err := OpenCached(context.Background(), imagenetSample, b.TempDir(), o, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	l := &Loader{Images: d.Train, Size: 224, Batch: 12, Augment: a, Stats: unit(), Workers: o.Workers}
+	b.ResetTimer()
+	for epoch := range b.N {
+		for m := range l.Epoch(context.Background(), epoch, 0) {
+			if m.Err != nil {
+				b.Fatal(m.Err)
 			}
 		}
-		b.ReportMetric(float64(36*b.N)/b.Elapsed().Seconds(), "images/s")
-	})
+	}
+	b.ReportMetric(float64(36*b.N)/b.Elapsed().Seconds(), "images/s")
 }

@@ -636,6 +636,7 @@ func TestLoaderRefuses(t *testing.T) {
 		{func(l *Loader) { l.Augment.Pad = -1 }, "padding -1"},
 		{func(l *Loader) { l.Size = 5 }, "cannot crop 5x5 from images of 4x4 padded by 0"},
 		{func(l *Loader) { l.Images = &Images{} }, "no images"},
+		{func(l *Loader) { l.Augment = Augment{Pad: 1, Resized: true} }, "resized crops do not reach into a padding of 1"},
 		{func(l *Loader) { l.Stats.Std[1] = 0 }, "cannot normalise"},
 		{func(l *Loader) { l.Stats.Mean[1] = math.NaN() }, "cannot normalise"},
 	} {

@@ -14,6 +14,9 @@ import (
 type Augment struct {
 	Pad  int  // pixels of the training mean added on every side before a random crop; the paper has 0, 4 and 8
 	Flip bool // mirror half of the images; the paper does so for ImageNet only
+	// Resized shows random parts of 8 to 100 % of an image, scaled to the size (random-resized-crop), in place of random crops.
+	// The paper's text has the latter for ImageNet, its program this.
+	Resized bool
 }
 
 // Loader serves images in batches, normalised: (value/255 - mean)/std, so that padding with the mean is padding with 0.
@@ -46,6 +49,8 @@ func (l *Loader) Check() error {
 		return fmt.Errorf("data: %d repetitions do not divide a batch of %d", l.Reps, l.Batch)
 	case l.Augment.Pad < 0:
 		return fmt.Errorf("data: padding %d is below 0", l.Augment.Pad)
+	case l.Augment.Resized && l.Augment.Pad > 0:
+		return fmt.Errorf("data: resized crops do not reach into a padding of %d", l.Augment.Pad)
 	case l.Size < 1 || l.Size > s.H+2*l.Augment.Pad || l.Size > s.W+2*l.Augment.Pad:
 		return fmt.Errorf("data: cannot crop %dx%d from images of %dx%d padded by %d", l.Size, l.Size, s.H, s.W, l.Augment.Pad)
 	}
@@ -187,22 +192,25 @@ func (v *view) fill(m Minibatch, index int) Minibatch {
 		if v.Images.cache != nil {
 			buf = pixels
 		}
-		row, col, mirror := v.place(uint64(draw), shape)
-		v.crops(m.X.Pixels[i*v.shape().Len():(i+1)*v.shape().Len()], pixels, shape, row, col, mirror)
+		dst := m.X.Pixels[i*v.shape().Len() : (i+1)*v.shape().Len()]
+		mirror := v.random && v.Augment.Flip && v.flip.Intn(uint64(draw), 2) == 1
+		if v.random && v.Augment.Resized {
+			v.resized(dst, pixels, shape, v.part(uint64(draw), shape), mirror)
+			continue
+		}
+		row, col := v.place(uint64(draw), shape)
+		v.crops(dst, pixels, shape, row, col, mirror)
 	}
 	return m
 }
 
-// place is where in the padded image the crop begins, and whether it is mirrored.
-func (v *view) place(draw uint64, s net.Shape) (row, col int, mirror bool) {
+// place is where in the padded image the crop begins.
+func (v *view) place(draw uint64, s net.Shape) (row, col int) {
 	rows, cols := s.H+2*v.pad-v.Size, s.W+2*v.pad-v.Size
 	if !v.random {
-		return rows / 2, cols / 2, false
+		return rows / 2, cols / 2
 	}
-	row = v.crop.Intn(2*draw, rows+1)
-	col = v.crop.Intn(2*draw+1, cols+1)
-	mirror = v.Augment.Flip && v.flip.Intn(draw, 2) == 1
-	return row, col, mirror
+	return v.crop.Intn(2*draw, rows+1), v.crop.Intn(2*draw+1, cols+1)
 }
 
 // crops writes the crop that begins at (row, col) of the padded image, normalised; the padding is 0.
