@@ -103,3 +103,25 @@ func TestRealTinyImageNet(t *testing.T) {
 		t.Errorf("held out: %v, %d left", err, d.Train.Len())
 	}
 }
+
+// From a cache it is the same, when the cache is made and when it is read.
+func TestTinyImageNetCached(t *testing.T) {
+	root, _ := tiny(t)
+	want, err := data.Open(root, data.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := t.TempDir()
+	for range 2 {
+		d, err := data.OpenCached(t.Context(), root, cache, data.Options{Size: 8}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(d.Classes, want.Classes) || !slices.Equal(d.Train.Labels, want.Train.Labels) || !slices.Equal(d.Test.Labels, want.Test.Labels) {
+			t.Errorf("%v, %v, %v", d.Classes, d.Train.Labels, d.Test.Labels)
+		}
+		if data.ComputeStats(d.Train) != data.ComputeStats(want.Train) || data.ComputeStats(d.Test) != data.ComputeStats(want.Test) {
+			t.Error("images differ")
+		}
+	}
+}
