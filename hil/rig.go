@@ -27,28 +27,16 @@ type Rig struct {
 	Timeout Duration       `toml:"timeout"` // of a scenario
 	Wait    Duration       `toml:"wait"`    // for another run on this rig to end; 0 does not wait
 	Targets []TargetConfig `toml:"target"`
-
-	dir string // of the file
 }
 
 // TargetConfig describes a device.
 type TargetConfig struct {
 	Name  string `toml:"name"`
-	Kind  string `toml:"kind"`  // "process", "user", "board", "ssh" or "serial"
-	Arch  string `toml:"arch"`  // of user, ssh and serial: "arm64" or "arm" (armv7)
+	Kind  string `toml:"kind"`  // "process", "user" or "board"
+	Arch  string `toml:"arch"`  // of user: "arm64", "arm" (armv7) or "amd64"
 	CPU   string `toml:"cpu"`   // of user: QEMU's name of the processor
-	Board string `toml:"board"` // of board: the emulated board; of ssh and serial: the profile
-	Model string `toml:"model"` // of ssh and serial: a part of what the device tree must say; empty is anything
+	Board string `toml:"board"` // of board: the emulated board
 	Disk  int64  `toml:"disk"`  // of board: MiB; 32 when left out
-
-	Host    string   `toml:"host"`    // of ssh: as the command ssh takes it
-	Options []string `toml:"options"` // of ssh: further arguments
-	Home    string   `toml:"home"`    // of ssh and serial: a folder on the device
-	Device  string   `toml:"device"`  // of serial: the line here
-	Speed   int      `toml:"speed"`   // of serial: bits a second; 115200 when left out
-	// PowerOff and PowerOn are commands, of ssh and serial; without them power is not cut.
-	PowerOff []string `toml:"power_off"`
-	PowerOn  []string `toml:"power_on"`
 
 	Scenarios []string `toml:"scenarios"` // names; empty is all
 }
@@ -125,22 +113,14 @@ func (t *TargetConfig) check() error {
 	if t.Disk < 8 || t.Disk > 4096 {
 		return fmt.Errorf("disk: %d MiB is outside 8…4096", t.Disk)
 	}
-	if t.Speed == 0 {
-		t.Speed = 115200
-	}
-	if (len(t.PowerOff) == 0) != (len(t.PowerOn) == 0) {
-		return errors.New("power_off and power_on: both or none")
-	}
 	need := map[string]map[string]bool{
 		"process": {},
 		"user":    {"arch": t.Arch != "", "cpu": t.CPU != ""},
 		"board":   {"board": t.Board != ""},
-		"ssh":     {"arch": t.Arch != "", "host": t.Host != "", "home": t.Home != "", "board": t.Board != ""},
-		"serial":  {"arch": t.Arch != "", "device": t.Device != "", "home": t.Home != "", "board": t.Board != ""},
 	}
 	keys, ok := need[t.Kind]
 	if !ok {
-		return fmt.Errorf("kind: %q is none of process, user, board, ssh, serial", t.Kind)
+		return fmt.Errorf("kind: %q is none of process, user, board", t.Kind)
 	}
 	for key, there := range keys {
 		if !there {
@@ -186,7 +166,7 @@ func (r *Rig) open(ctx context.Context, t TargetConfig, p programs, packages map
 		}
 		return target.NewBoard(ctx, r.Cache, tools, t.Board, t.Disk<<20, files)
 	}
-	return nil, fmt.Errorf("hil: kind %s is not there", t.Kind)
+	panic("hil: a kind that check lets pass")
 }
 
 // errUnavailable is that something is missing here that a target needs.

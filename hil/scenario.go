@@ -225,6 +225,17 @@ func (s Scenario) check() error {
 	return nil
 }
 
+// stepNames lists what a step can be.
+func stepNames() (all []string) {
+	t := reflect.TypeFor[Step]()
+	for i := range t.NumField() {
+		if key := t.Field(i).Tag.Get("toml"); key != "package" {
+			all = append(all, key)
+		}
+	}
+	return all
+}
+
 // name is the key of the field that is set.
 func (s Step) name() (string, error) {
 	var set []string
