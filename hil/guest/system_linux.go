@@ -64,7 +64,12 @@ func boot(ctx context.Context) {
 			return err
 		}
 		fmt.Printf("hil: ready after %v\n", monotonic())
-		return agent.Serve(ctx, line, g.handlers(), nil)
+		for { // a virtual port ends when nobody is connected to it, and goes on afterwards
+			if err := agent.Serve(ctx, line, g.handlers(), nil); err != nil || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	}()
 	fmt.Println("hil: ended:", err)
 	unix.Sync()

@@ -61,11 +61,11 @@ func (b *Board) first(ctx context.Context) error {
 	if err := b.Boot(ctx); err != nil {
 		return err
 	}
-	b.disconnect()
 	ctx, cancel := context.WithTimeout(ctx, bootTime)
 	defer cancel()
 	m := b.machine
 	b.machine = nil
+	defer b.disconnect() // not before the machine stands still: the guest would see its line end
 	return b.prepared.Keep(ctx, m)
 }
 
