@@ -49,6 +49,9 @@ func Of(ctx context.Context, e core.Engine, n *net.Network, images *data.Loader,
 	rows := map[string][][]float64{}
 	seen := 0
 	for m := range images.InOrder(ctx) {
+		if m.Err != nil {
+			return nil, m.Err
+		}
 		for t, err := range e.Trace(ctx, m.X, core.Probe{}) {
 			if err != nil {
 				return nil, err

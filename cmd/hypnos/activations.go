@@ -82,6 +82,9 @@ func (a activations) export(ctx context.Context, c console, k *opened) (err erro
 func (a activations) run(ctx context.Context, e core.Engine, test *data.Loader, nodes []net.Node, files npyFiles) error {
 	left := a.images
 	for m := range test.InOrder(ctx) {
+		if m.Err != nil {
+			return m.Err
+		}
 		n := min(m.X.N, left)
 		for t, err := range e.Trace(ctx, m.X, core.Probe{}) {
 			if err != nil {

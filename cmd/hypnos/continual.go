@@ -86,6 +86,7 @@ func continualSubject(ctx context.Context, c console, path, source string, o con
 		if k.edge == nil {
 			return continual.Subject{}, nil, fmt.Errorf("%s is a checkpoint, not an edge package (hypnos package makes one of it)", path)
 		}
+		k.Config.Data.Cache = "" // tasks change the images, in memory
 		d, err := openFor(k.Checkpoint, source)
 		if err != nil {
 			return continual.Subject{}, nil, err

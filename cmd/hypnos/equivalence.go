@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -265,8 +266,9 @@ func (o *equivalenceRun) convert(ctx context.Context, n *net.Network, p *model.P
 	if err := images.Check(); err != nil {
 		return err
 	}
-	ranges, err := edge.Calibrate(ctx, folded, float, batches(ctx, images, min(calibrationImages, d.Train.Len())))
-	if err != nil {
+	var unread error
+	ranges, err := edge.Calibrate(ctx, folded, float, batches(ctx, images, min(calibrationImages, d.Train.Len()), &unread))
+	if err = cmp.Or(unread, err); err != nil {
 		return err
 	}
 	converted, _, err := edge.Convert(folded, params, ranges, edge.ConvertOptions{})

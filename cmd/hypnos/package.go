@@ -153,8 +153,9 @@ func (o packager) run(ctx context.Context) (*packageReport, error) {
 	if err := images.Check(); err != nil {
 		return nil, err
 	}
-	ranges, err := edge.Calibrate(ctx, n, float, batches(ctx, images, d.Train.Len()))
-	if err != nil {
+	var unread error
+	ranges, err := edge.Calibrate(ctx, n, float, batches(ctx, images, d.Train.Len(), &unread))
+	if err = cmp.Or(unread, err); err != nil {
 		return nil, fmt.Errorf("%s: %w", cmp.Or(o.source, d.Name), err)
 	}
 	r := &packageReport{Package: o.out, Network: n.Name, Calibration: d.Name, Images: d.Train.Len()}
@@ -206,6 +207,9 @@ func (o *packager) golden(ctx context.Context, m *edge.Manifest, converted *mode
 	first := *images
 	first.Batch = min(goldenImages, images.Images.Len())
 	for b := range first.InOrder(ctx) {
+		if b.Err != nil {
+			return b.Err
+		}
 		g, o.pack.Golden, err = edge.MakeGolden(ctx, m.Network, f, e, g, b.X, b.Labels)
 		m.Golden = &g
 		return err
@@ -286,7 +290,9 @@ func (o packager) measure(ctx context.Context, r *packageReport, float core.Engi
 	}
 	defer integer.Close()
 	r.Compared = min(comparedImages, images.Images.Len())
-	if r.Differences, err = edge.Compare(ctx, n, p.Manifest.Formats, float, integer, batches(ctx, images, r.Compared)); err != nil || !o.test {
+	var unread error
+	r.Differences, err = edge.Compare(ctx, n, p.Manifest.Formats, float, integer, batches(ctx, images, r.Compared, &unread))
+	if err = cmp.Or(unread, err); err != nil || !o.test {
 		return err
 	}
 	if err := test.Check(); err != nil {
@@ -301,10 +307,13 @@ func (o packager) measure(ctx context.Context, r *packageReport, float core.Engi
 	return err
 }
 
-// batches are the first images of a loader.
-func batches(ctx context.Context, l *data.Loader, images int) iter.Seq[core.Batch] {
+// batches are the first images of a loader, up to one that cannot be read, which failed then says.
+func batches(ctx context.Context, l *data.Loader, images int, failed *error) iter.Seq[core.Batch] {
 	return func(yield func(core.Batch) bool) {
 		for m := range l.InOrder(ctx) {
+			if *failed = m.Err; m.Err != nil {
+				return
+			}
 			x := m.X
 			x.N = min(x.N, images)
 			x.Pixels = x.Pixels[:len(x.Pixels)/m.X.N*x.N]

@@ -132,6 +132,9 @@ func (r *representReport) view(ctx context.Context, path, backend, source string
 	}
 	var x core.Batch
 	for m := range test.InOrder(ctx) {
+		if m.Err != nil {
+			return v, m.Err
+		}
 		x = core.Batch{N: m.X.N, Pixels: slices.Clone(m.X.Pixels)}
 		break
 	}

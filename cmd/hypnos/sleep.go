@@ -128,6 +128,9 @@ func record(ctx context.Context, e core.Engine, k experiment.Checkpoint, source 
 	}
 	inputs := map[string][]float64{}
 	for m := range test.InOrder(ctx) {
+		if m.Err != nil {
+			return m.Err
+		}
 		for t, err := range e.Trace(ctx, m.X, core.Probe{}) {
 			if err != nil {
 				return err

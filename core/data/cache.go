@@ -96,6 +96,11 @@ func openCached(ctx context.Context, source, path string, o Options, progress fu
 	if o.Size < 1 {
 		return nil, errors.New("say what size the shorter side of cached images shall have")
 	}
+	if inside, err := below(source, path); err != nil {
+		return nil, err
+	} else if inside {
+		return nil, fmt.Errorf("cache %s: it must lie outside of the source", path)
+	}
 	now, err := stamp(source)
 	if err != nil {
 		return nil, err
@@ -114,6 +119,19 @@ func openCached(ctx context.Context, source, path string, o Options, progress fu
 		return nil, errors.Join(err, c.pixels.Close())
 	}
 	return d, nil
+}
+
+// below tells whether path is a folder or something in it.
+func below(folder, path string) (bool, error) {
+	folder, err := filepath.Abs(folder)
+	if err != nil {
+		return false, err
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return false, err
+	}
+	rel, err := filepath.Rel(folder, path)
+	return err == nil && filepath.IsLocal(rel), nil // no relative path: on another volume
 }
 
 // stamp identifies what a source looks like without reading it: the names, sizes and times of its files.

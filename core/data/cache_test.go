@@ -448,6 +448,19 @@ func TestCacheRefuses(t *testing.T) {
 	}
 }
 
+// A cache that lies in its source would change what the source looks like.
+func TestCacheInItsSource(t *testing.T) {
+	source, _, o := cacheSource(t)
+	for _, cache := range []string{source, filepath.Join(source, "cache"), filepath.Join(source, "x", "..", "cache")} {
+		if _, err := OpenCached(context.Background(), source, cache, o, nil); err == nil || !strings.Contains(err.Error(), "outside of the source") {
+			t.Errorf("%s: got %v", cache, err)
+		}
+	}
+	if _, err := OpenCached(context.Background(), source, source+"-cache", o, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func swap(t *testing.T, a, b string) {
 	t.Helper()
 	for _, v := range [][2]string{{a, a + "~"}, {b, a}, {a + "~", b}} {
