@@ -126,8 +126,8 @@ func (a *session) wakeEdge(ctx context.Context, times int) error {
 	})
 }
 
-// wakeLimit is how many ms of emulated time an edge may take to the first logits: a second, which the governor's latency states, on
-// boards some ten times slower than their processors.
+// wakeLimit is how many ms of emulated time an edge may take to the first logits: the second within which the governor acts on a reason
+// to wake (governor.latency).
 const wakeLimit = 1000.0
 
 // compareClocks gives what is to be added to the time since begin to have the device's, and how wrong that may be.
@@ -220,17 +220,14 @@ func (a *session) cutDuring(ctx context.Context, what string, after time.Duratio
 	select {
 	case <-time.After(after):
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
-	if err := a.target.Cut(); err != nil {
-		return nil, err
-	}
+	err = a.target.Cut()
 	cancel()
 	var r *refusal
-	if err := <-ended; errors.As(err, &r) {
-		return nil, err
+	if stopped := <-ended; err == nil && errors.As(stopped, &r) {
+		err = stopped
 	}
-	return may, nil
+	return may, err
 }
 
 // oneOf compares a device that was cut off with what it must be, or with that and one more deed.

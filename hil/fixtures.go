@@ -15,7 +15,7 @@ import (
 	"hypnos/core/model"
 )
 
-// Programs are what devices run, built from the source that this program is part of.
+// programs are what devices run, built from the source that this program is part of.
 type programs struct {
 	source string // folder of go.mod
 	dir    string
@@ -27,7 +27,7 @@ func (p programs) build(name, arch string) (string, error) {
 	if _, err := os.Stat(out); err == nil {
 		return out, nil
 	}
-	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./"+name)
+	c := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, "./"+name)
 	c.Dir = p.source
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOARM=7")
 	if text, err := c.CombinedOutput(); err != nil {
@@ -69,6 +69,15 @@ func packagesOf(cache, tool string) (map[string]string, error) {
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
 		return all, nil
 	}
+	others, err := filepath.Glob(filepath.Join(cache, "packages-*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		if err := os.RemoveAll(o); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -80,10 +89,6 @@ func packagesOf(cache, tool string) (map[string]string, error) {
 		}
 		return nil
 	}
-	for _, n := range []string{"maker.key", "maker.pub", "stranger.key", "stranger.pub"} {
-		os.Remove(filepath.Join(dir, n)) // of a run that broke off
-	}
-	os.RemoveAll(filepath.Join(dir, "run"))
 	steps := [][]string{
 		{"keygen", "-o", "maker"}, {"keygen", "-o", "stranger"},
 		{"train", "--set", "network.name=resnet8-lc", "--set", "network.width=4", "--set", "train.epochs=1", "--set", "train.steps=4", "--dir", "run"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,6 +63,18 @@ func TestManual(t *testing.T) {
 	if len(words) < 30 {
 		t.Errorf("%d words", len(words))
 	}
+	costs, err := ReadCosts("baseline.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range costs.Costs {
+		if n := fmt.Sprintf("| %s | %d |", c.Work, c.Took); !strings.Contains(string(text), n) {
+			t.Errorf("docs/HIL.md does not have %q", n)
+		}
+	}
+	if len(costs.Costs) != 4 {
+		t.Errorf("%d costs", len(costs.Costs))
+	}
 }
 
 func TestBadScenarios(t *testing.T) {
@@ -72,6 +85,9 @@ func TestBadScenarios(t *testing.T) {
 		{"about = \"x\"\n[[step]]", "it does nothing"},
 		{"about = \"x\"\n[[step]]\nlearn = 1\nsame = true", "learn, same: one at a time"},
 		{"about = \"x\"\nneeds = [\"wings\"]\n[[step]]\nlearn = 1", `unknown capability "wings"`},
+		{"about = \"x\"\n[[step]]\nfill = true", `step 1, fill: needs must have "disk"`},
+		{"about = \"x\"\nneeds = [\"power cut\"]\n[[step]]\ncuts = { forget = true }", `needs must have "cut log"`},
+		{"about = \"x\"\n[[step]]\nlearn = 1\nagainst = \"v1.hyp\"", "only with compute"},
 		{"about = \"x\"\n[[step]]\nwait = \"5 parsecs\"", "parsecs"},
 	} {
 		if _, err := parseScenario("bad", x.text); err == nil || !strings.Contains(err.Error(), x.want) || strings.Contains(err.Error(), "\n") {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,12 +23,8 @@ type Scenario struct {
 	Name  string              `toml:"-"`
 	About string              `toml:"about"`
 	Needs []target.Capability `toml:"needs"`
-	// Targets it is for, by kind, where others would show nothing more; empty is all.
-	Kinds []string `toml:"kinds"`
 	// Daemon is what its configuration has in place of the usual.
 	Daemon map[string]any `toml:"daemon"`
-	// Package that it starts with; empty is v1.hyp.
-	Package string `toml:"package"`
 	// Off leaves the daemon for a step to start.
 	Off bool `toml:"off"`
 	// Fails has it pass when it fails, with these words in the reason: it is there to show that what it breaks is noticed.
@@ -35,17 +32,18 @@ type Scenario struct {
 	Steps []Step `toml:"step"`
 }
 
-// Step is one thing to do: exactly one of the fields is set.
+// Step is one thing to do: exactly one of the fields is set, Package and Against apart.
 type Step struct {
 	Compute   *compute.Life `toml:"compute"`   // the same digests as here
-	Package   string        `toml:"package"`   // of Compute
+	Package   string        `toml:"package"`   // of Compute; empty is v1.hyp
+	Against   string        `toml:"against"`   // what is computed with here, if that is another package
 	Start     *Start        `toml:"start"`     // the daemon
 	Stop      string        `toml:"stop"`      // the daemon: "in order" or "at once"
 	Cut       bool          `toml:"cut"`       // the power, and start it all again
 	Learn     int           `toml:"learn"`     // from so many images, each acknowledged as durable
 	Classify  int           `toml:"classify"`  // so many images, with the logits that there are here
 	Same      bool          `toml:"same"`      // the weights are those that there are here
-	Sleep     string        `toml:"sleep"`     // by "request" of the API, and wait for its end
+	Sleep     bool          `toml:"sleep"`     // asks for a sleep, and waits for its end
 	Ask       string        `toml:"ask"`       // the API for "sleep" or "wake", without waiting
 	Expect    *Expect       `toml:"expect"`    // of the status
 	Heat      *float64      `toml:"heat"`      // °C of the thermometer
@@ -78,7 +76,7 @@ type Start struct {
 type Expect struct {
 	State   string   `toml:"state"`
 	Reason  string   `toml:"reason"` // a part of it
-	Sleeps  *int64   `toml:"sleeps"` // whole ones since the daemon started
+	Sleeps  int64    `toml:"sleeps"` // at least so many whole ones since the daemon started
 	Version uint64   `toml:"version"`
 	Before  string   `toml:"before"`  // a part of why a model was returned from
 	LED     string   `toml:"led"`     // "on", "off" or "blinks"
@@ -218,18 +216,43 @@ func (s Scenario) check() error {
 		return errors.New("no step")
 	}
 	for i, step := range s.Steps {
-		if _, err := step.name(); err != nil {
+		name, err := step.name()
+		if err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
+		}
+		for _, n := range step.needs() {
+			if !slices.Contains(s.Needs, n) {
+				return fmt.Errorf("step %d, %s: needs must have %q", i+1, name, n)
+			}
 		}
 	}
 	return nil
 }
 
+// beside are keys that say more of what a step does.
+func beside() map[string]bool { return map[string]bool{"package": true, "against": true} }
+
+// needs are capabilities without which a step cannot be done, or would do harm: a process has no disk of its own that could be filled,
+// and no clock.
+func (s Step) needs() (all []target.Capability) {
+	add := func(is bool, c target.Capability) {
+		if is {
+			all = append(all, c)
+		}
+	}
+	add(s.Heat != nil || s.Ramp != nil || s.Line != nil || s.Sensor != "" || s.WakeEdge > 0 || s.Expect != nil && s.Expect.LED != "", target.Sensors)
+	add(s.Fill || s.ReadOnly != nil, target.Disk)
+	add(s.Clock.Duration != 0, target.Clock)
+	add(s.Cut || s.Cuts != nil, target.PowerCut)
+	add(s.Cuts != nil && s.Cuts.Forget, target.CutLog)
+	return all
+}
+
 // stepNames lists what a step can be.
 func stepNames() (all []string) {
-	t := reflect.TypeFor[Step]()
+	t, more := reflect.TypeFor[Step](), beside()
 	for i := range t.NumField() {
-		if key := t.Field(i).Tag.Get("toml"); key != "package" {
+		if key := t.Field(i).Tag.Get("toml"); !more[key] {
 			all = append(all, key)
 		}
 	}
@@ -239,10 +262,10 @@ func stepNames() (all []string) {
 // name is the key of the field that is set.
 func (s Step) name() (string, error) {
 	var set []string
-	v := reflect.ValueOf(s)
+	v, more := reflect.ValueOf(s), beside()
 	for i := range v.NumField() {
 		key := v.Type().Field(i).Tag.Get("toml")
-		if !v.Field(i).IsZero() && key != "package" {
+		if !v.Field(i).IsZero() && !more[key] {
 			set = append(set, key)
 		}
 	}
@@ -251,8 +274,8 @@ func (s Step) name() (string, error) {
 		return "", errors.New("it does nothing")
 	case len(set) > 1:
 		return "", fmt.Errorf("%s: one at a time", strings.Join(set, ", "))
-	case s.Package != "" && s.Compute == nil:
-		return "", errors.New("package: only with compute")
+	case s.Package+s.Against != "" && s.Compute == nil:
+		return "", errors.New("package, against: only with compute")
 	}
 	return set[0], nil
 }

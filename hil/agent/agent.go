@@ -6,13 +6,14 @@
 //	~hil KIND SESSION NUMBER CRC PAYLOAD
 //
 // KIND is q, a request, or a, its answer; SESSION and NUMBER (hexadecimal) are of the request; CRC is the CRC-32 (IEEE, hexadecimal) of
-// all before and behind it; PAYLOAD is JSON in base64. Everything else on the line is passed over: a console's noise, a frame
+// all before and behind it; PAYLOAD is JSON, compressed (DEFLATE, RFC 1951), in base64. Everything else on the line is passed over: a console's noise, a frame
 // that was damaged. A request is sent again until its answer comes, and carried out once however often it arrives.
 package agent
 
 import (
 	"bufio"
 	"bytes"
+	"compress/flate"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -24,8 +25,9 @@ import (
 )
 
 const (
-	mark    = "~hil"
-	maxLine = 1 << 20
+	mark       = "~hil"
+	maxLine    = 1 << 20
+	maxPayload = 16 << 20
 )
 
 type kind string
@@ -57,8 +59,32 @@ type reply struct {
 
 func (f frame) line() []byte {
 	head := fmt.Sprintf("%s %s %016x %x", mark, f.kind, f.session, f.number)
-	body := base64.StdEncoding.EncodeToString(f.payload)
+	body := base64.StdEncoding.EncodeToString(deflated(f.payload))
 	return fmt.Appendf(nil, "%s %08x %s\n", head, checksum(head, body), body)
+}
+
+func deflated(b []byte) []byte {
+	var out bytes.Buffer
+	w, err := flate.NewWriter(&out, flate.DefaultCompression)
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		panic(err) // a level that there is, into memory
+	}
+	return out.Bytes()
+}
+
+// inflated undoes deflated. More than maxPayload is nobody's.
+func inflated(b []byte) ([]byte, error) {
+	out, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxPayload+1))
+	if err == nil && len(out) > maxPayload {
+		err = fmt.Errorf("more than %d bytes", maxPayload)
+	}
+	return out, err
 }
 
 func checksum(head, body string) uint32 { return crc32.ChecksumIEEE([]byte(head + " " + body)) }
@@ -87,8 +113,10 @@ func parse(line []byte) (f frame, ok bool) {
 	if sum != checksum(string(bytes.Join(parts[:4], []byte(" "))), body) {
 		return f, false
 	}
-	payload, err := base64.StdEncoding.DecodeString(body)
-	f.payload = payload
+	packed, err := base64.StdEncoding.DecodeString(body)
+	if err == nil {
+		f.payload, err = inflated(packed)
+	}
 	return f, err == nil && (f.kind == question || f.kind == answer)
 }
 
@@ -116,7 +144,13 @@ func frames(r io.Reader, k kind, each func(frame), noise func(line []byte)) erro
 	}
 }
 
-// writer writes whole frames.
+// write writes a frame and what is to come behind it.
+func (f frame) write(w io.Writer, pad []byte) error {
+	_, err := w.Write(append(f.line(), pad...))
+	return err
+}
+
+// writer writes frames of many goroutines, each whole.
 type writer struct {
 	mu  sync.Mutex
 	w   io.Writer
@@ -126,8 +160,7 @@ type writer struct {
 func (w *writer) write(f frame) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, err := w.w.Write(append(f.line(), w.pad...))
-	return err
+	return f.write(w.w, w.pad)
 }
 
 // Handler carries out one method. Its result is sent as JSON.

@@ -154,6 +154,21 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A device that reads nothing does not hold up who gives up waiting.
+func TestDeviceThatDoesNotRead(t *testing.T) {
+	a, b := pair()
+	c := NewClient(a, Options{Resend: time.Millisecond})
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := c.Call(ctx, "void", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		cancel()
+	}
+	b.Close()
+	c.Close()
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(frame{question, id{1, 2}, []byte(`{"method":"x"}`)}.line())
 	f.Add([]byte("~hil q 1 1 0 "))

@@ -30,7 +30,7 @@ func (e *RemoteError) Error() string { return e.Method + ": " + e.Message }
 // Client is the host's side of a connection. Its methods may be called from any goroutine.
 type Client struct {
 	conn    io.ReadWriteCloser
-	out     writer
+	send    chan frame // to the goroutine that writes: a device that does not read must not hold up who waits for it
 	session uint64
 	resend  time.Duration
 
@@ -46,12 +46,28 @@ func NewClient(conn io.ReadWriteCloser, o Options) *Client {
 	if o.Resend == 0 {
 		o.Resend = time.Second
 	}
-	c := &Client{conn: conn, out: writer{w: conn, pad: o.Pad}, session: o.Session, resend: o.Resend, waiting: map[id]chan []byte{}, ended: make(chan struct{})}
+	c := &Client{conn: conn, send: make(chan frame), session: o.Session, resend: o.Resend, waiting: map[id]chan []byte{}, ended: make(chan struct{})}
 	go func() {
 		c.err = frames(conn, answer, c.take, o.Noise)
 		close(c.ended)
 	}()
+	go c.write(o.Pad)
 	return c
+}
+
+// write writes what is sent, until the connection ends. When it cannot, it ends it.
+func (c *Client) write(pad []byte) {
+	for {
+		select {
+		case f := <-c.send:
+			if err := f.write(c.conn, pad); err != nil {
+				c.conn.Close()
+				return
+			}
+		case <-c.ended:
+			return
+		}
+	}
 }
 
 func (c *Client) take(f frame) {
@@ -114,14 +130,15 @@ func (c *Client) exchange(ctx context.Context, payload []byte) ([]byte, error) {
 	}()
 	again := time.NewTicker(c.resend)
 	defer again.Stop()
+	send := c.send
 	for {
-		if err := c.out.write(f); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrEnded, err)
-		}
 		select {
+		case send <- f:
+			send = nil
 		case text := <-back:
 			return text, nil
 		case <-again.C:
+			send = c.send
 		case <-c.ended:
 			return nil, fmt.Errorf("%w: %w", ErrEnded, c.err)
 		case <-ctx.Done():

@@ -3,6 +3,8 @@ package compute
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"hypnos/backends/fixed"
@@ -18,7 +20,7 @@ type Cost struct {
 }
 
 // Costs measures a package's network on one thread, each piece of work the second time it is done: the first meets empty caches of
-// the program.
+// the program. No garbage is collected meanwhile: when that happens depends on the whole program, not on the work.
 func Costs(ctx context.Context, path string, l Life, clock func() time.Duration) (costs []Cost, err error) {
 	a, err := open(path, l, fixed.Options{Threads: 1})
 	if err != nil {
@@ -26,6 +28,7 @@ func Costs(ctx context.Context, path string, l Life, clock func() time.Duration)
 	}
 	defer a.close()
 	x := a.image(0)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, w := range []struct {
 		name string
 		do   func() error
@@ -41,6 +44,7 @@ func Costs(ctx context.Context, path string, l Life, clock func() time.Duration)
 			return err
 		}},
 	} {
+		runtime.GC()
 		var took time.Duration
 		for range 2 {
 			begin := clock()

@@ -240,7 +240,7 @@ func Prepare(cache string, t Tools, name string, init string, files map[string]s
 	fmt.Fprintf(h, "%s %s %q ", release, version, description)
 	h.Write(ram.Bytes())
 	p := &Prepared{Board: b, Tools: t, Dir: filepath.Join(cache, fmt.Sprintf("%s-%.16x", name, h.Sum(nil)))}
-	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+	if err := p.only(name); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(p.path("initramfs"), ram.Bytes(), 0o600); err != nil {
@@ -257,6 +257,22 @@ func Prepare(cache string, t Tools, name string, init string, files map[string]s
 		p.Snapshot = p.path("snapshot")
 	}
 	return p, nil
+}
+
+// only makes the folder, and removes those of other content: a snapshot has some 200 MB.
+func (p *Prepared) only(name string) error {
+	others, err := filepath.Glob(filepath.Join(filepath.Dir(p.Dir), name+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		if o != p.Dir {
+			if err := os.RemoveAll(o); err != nil {
+				return err
+			}
+		}
+	}
+	return os.MkdirAll(p.Dir, 0o755)
 }
 
 func (p *Prepared) path(name string) string { return filepath.Join(p.Dir, name) }

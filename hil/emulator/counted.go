@@ -40,17 +40,18 @@ func (t Tools) Counted(ctx context.Context, dir, init string, files map[string]s
 	c.Stdout, c.Stderr = &out, &out
 	c.SysProcAttr = dieWithParent()
 	if err := c.Run(); err != nil {
-		return "", fmt.Errorf("emulator: %w: %s", err, lastLine(out.String()))
+		return "", fmt.Errorf("emulator: %w: %s", err, LastLine(out.String()))
 	}
 	for line := range strings.Lines(out.String()) {
 		if _, rest, ok := strings.Cut(strings.TrimRight(line, "\r\n"), prefix); ok {
 			return rest, nil
 		}
 	}
-	return "", fmt.Errorf("emulator: the machine ended without an answer: %s", lastLine(out.String()))
+	return "", fmt.Errorf("emulator: the machine ended without an answer: %s", LastLine(out.String()))
 }
 
-func lastLine(text string) string {
+// LastLine is the last line of what a console shows.
+func LastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
 }

@@ -59,12 +59,12 @@ func (g *guest) close() {
 	}
 }
 
-// path is a file's: relative ones are below home.
-func (g *guest) path(p string) string {
-	if filepath.IsAbs(p) {
-		return p
+// path is a file's, below home. Others are none of the test's: a device may be a user's machine.
+func (g *guest) path(p string) (string, error) {
+	if !filepath.IsLocal(p) {
+		return "", fmt.Errorf("%s: not below the device's home", p)
 	}
-	return filepath.Join(g.home, p)
+	return filepath.Join(g.home, p), nil
 }
 
 func (g *guest) handlers() map[string]agent.Handler {
@@ -83,7 +83,7 @@ func (g *guest) handlers() map[string]agent.Handler {
 		message.Copy:     agent.Handle(g.copy),
 		message.Flip:     agent.Handle(g.flip),
 		message.Fill:     agent.Handle(g.fill),
-		message.Remove:   agent.Handle(func(_ context.Context, p string) (any, error) { return nil, os.RemoveAll(g.path(p)) }),
+		message.Remove:   agent.Handle(g.remove),
 		message.Mount:    agent.Handle(g.mount),
 		message.Unmount:  agent.Handle(g.unmount),
 		message.Clock:    agent.Handle(setClock),
@@ -101,8 +101,12 @@ func (g *guest) identify(context.Context, struct{}) (any, error) {
 }
 
 func (g *guest) compute(ctx context.Context, q message.Life) (any, error) {
+	path, err := g.path(q.Package)
+	if err != nil {
+		return nil, err
+	}
 	begin := time.Now()
-	stages, kernels, err := compute.Run(ctx, g.path(q.Package), q.Life)
+	stages, kernels, err := compute.Run(ctx, path, q.Life)
 	return message.Lived{Stages: stages, Kernels: kernels, Took: time.Since(begin)}, err
 }
 
@@ -231,7 +235,11 @@ func (g *guest) log(_ context.Context, bytes int) (any, error) {
 func (g *guest) http(ctx context.Context, q message.Request) (any, error) {
 	var body io.Reader = bytes.NewReader(q.Body)
 	if q.File != "" {
-		f, err := os.Open(g.path(q.File))
+		path, err := g.path(q.File)
+		if err != nil {
+			return nil, err
+		}
+		f, err := os.Open(path)
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +260,7 @@ func (g *guest) http(ctx context.Context, q message.Request) (any, error) {
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
-	return message.Response{Status: answer.StatusCode, Body: text, Asked: begin, Answered: monotonic()}, err
+	return message.Response{Status: answer.StatusCode, Body: string(text), Asked: begin, Answered: monotonic()}, err
 }
 
 // await looks every millisecond until the daemon is in none of some states, and has it classify an image then.
@@ -264,7 +272,7 @@ func (g *guest) await(ctx context.Context, q message.Waiting) (any, error) {
 		}
 		var s struct{ State string }
 		answer := r.(message.Response)
-		if err := json.Unmarshal(answer.Body, &s); err != nil {
+		if err := json.Unmarshal([]byte(answer.Body), &s); err != nil {
 			return nil, err
 		}
 		if s.State != q.While {
@@ -361,7 +369,11 @@ func (g *guest) write(_ context.Context, q message.File) (any, error) {
 	if q.Offset == 0 {
 		flags |= os.O_TRUNC
 	}
-	f, err := os.OpenFile(g.path(q.Path), flags, 0o700)
+	path, err := g.path(q.Path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, flags, 0o700)
 	if err != nil {
 		return nil, err
 	}
@@ -370,16 +382,36 @@ func (g *guest) write(_ context.Context, q message.File) (any, error) {
 }
 
 func (g *guest) copy(_ context.Context, q message.Copying) (any, error) {
-	text, err := os.ReadFile(g.path(q.From))
+	from, err := g.path(q.From)
 	if err != nil {
 		return nil, err
 	}
-	return nil, os.WriteFile(g.path(q.To), text, 0o600)
+	to, err := g.path(q.To)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return nil, err
+	}
+	return nil, os.WriteFile(to, text, 0o600)
+}
+
+func (g *guest) remove(_ context.Context, name string) (any, error) {
+	path, err := g.path(name)
+	if err != nil {
+		return nil, err
+	}
+	return nil, os.Remove(path)
 }
 
 // flip turns one bit of a file around. The path may have wildcards, and must name one file then.
 func (g *guest) flip(_ context.Context, q message.Bit) (any, error) {
-	paths, err := filepath.Glob(g.path(q.Path))
+	pattern, err := g.path(q.Path)
+	if err != nil {
+		return nil, err
+	}
+	paths, err := filepath.Glob(pattern)
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +433,10 @@ func (g *guest) flip(_ context.Context, q message.Bit) (any, error) {
 		return nil, err
 	}
 	_, err = f.WriteAt(text, 0)
-	return path, errors.Join(err, f.Sync(), f.Close())
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return filepath.Rel(g.home, path)
 }
 
 // fill writes a file until the disk is full.

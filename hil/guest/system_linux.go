@@ -149,7 +149,10 @@ func (g *guest) mount(_ context.Context, q message.Disk) (any, error) {
 	if q.Again {
 		flags |= unix.MS_REMOUNT
 	}
-	folder := g.path(q.Folder)
+	folder, err := g.path(q.Folder)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}
@@ -167,7 +170,11 @@ func (g *guest) mount(_ context.Context, q message.Disk) (any, error) {
 }
 
 func (g *guest) unmount(_ context.Context, folder string) (any, error) {
-	return nil, unix.Unmount(g.path(folder), 0)
+	path, err := g.path(folder)
+	if err != nil {
+		return nil, err
+	}
+	return nil, unix.Unmount(path, 0)
 }
 
 // setClock sets the wall clock forward.

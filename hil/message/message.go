@@ -78,7 +78,7 @@ type Request struct {
 // Response is the daemon's, with the device's own clock before and after.
 type Response struct {
 	Status   int           `json:"status"`
-	Body     []byte        `json:"body"`
+	Body     string        `json:"body"`
 	Asked    time.Duration `json:"asked"`
 	Answered time.Duration `json:"answered"`
 }

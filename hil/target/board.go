@@ -109,7 +109,7 @@ func (b *Board) start(ctx context.Context, patience time.Duration) (err error) {
 		}
 	}
 	if b.machine, err = b.prepared.Start(ctx, b.dir, b.path("disk"), log, &b.out); err != nil {
-		return fmt.Errorf("%w: %s", err, lastLine(b.out.String()))
+		return fmt.Errorf("%w: %s", err, emulator.LastLine(b.out.String()))
 	}
 	if w := b.prepared.Board.World; w != nil {
 		if err := b.machine.Watch(w.LED.Device); err != nil {
@@ -121,7 +121,7 @@ func (b *Board) start(ctx context.Context, patience time.Duration) (err error) {
 		Session: uint64(os.Getpid())<<32 | b.boots, Pad: bytes.Repeat([]byte("\n"), b.prepared.Board.Pad), Noise: b.out.line,
 	})
 	if err := b.answers(ctx); err != nil {
-		return fmt.Errorf("target: the board does not answer: %w: %s", err, lastLine(b.out.String()))
+		return fmt.Errorf("target: the board does not answer: %w: %s", err, emulator.LastLine(b.out.String()))
 	}
 	return nil
 }
@@ -258,9 +258,4 @@ func copyFile(to, from string) error {
 		return err
 	}
 	return os.WriteFile(to, text, 0o600)
-}
-
-func lastLine(text string) string {
-	lines := bytes.Split(bytes.TrimSpace([]byte(text)), []byte("\n"))
-	return string(lines[len(lines)-1])
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"hypnos/hil/agent"
@@ -86,21 +87,21 @@ func Identify(ctx context.Context, t Target) (id message.Identity, err error) {
 // errOff is the error of calls to a device that is off.
 var errOff = errors.New("target: the device is off")
 
-// connection is an agent's, or nothing.
+// connection is an agent's, or nothing. It may be cut while others wait for an answer.
 type connection struct {
-	client *agent.Client
+	client atomic.Pointer[agent.Client]
 	line   *line
 }
 
 func (c *connection) connect(conn io.ReadWriteCloser, o agent.Options) {
 	c.line = &line{ReadWriteCloser: conn}
 	o.Resend = time.Second
-	c.client = agent.NewClient(c.line, o)
+	c.client.Store(agent.NewClient(c.line, o))
 }
 
 // Call asks the agent. When it takes long, the line is tried in between: one that is dead is ErrDead.
 func (c *connection) Call(ctx context.Context, method string, params, result any) error {
-	client := c.client
+	client := c.client.Load()
 	if client == nil {
 		return errOff
 	}
@@ -131,9 +132,8 @@ func (c *connection) Call(ctx context.Context, method string, params, result any
 var ErrDead = errors.New("the device is dead")
 
 func (c *connection) disconnect() {
-	if c.client != nil {
-		c.client.Close()
-		c.client = nil
+	if client := c.client.Swap(nil); client != nil {
+		client.Close()
 	}
 }
 
