@@ -34,6 +34,7 @@ type session struct {
 	brain  brain.Config // as the daemon has it
 	twin   *twin
 	deeds  []deed // acknowledged
+	rested int    // whole sleeps among them before the daemon was started
 
 	begin    time.Time
 	compared int
@@ -235,6 +236,7 @@ func (a *session) compute(ctx context.Context, l compute.Life, pack, against str
 
 func (a *session) start(ctx context.Context, s Start) error {
 	var started message.Started
+	a.rested = count(a.deeds, slept)
 	err := a.target.Call(ctx, message.Start, message.Configuration{Text: a.config, Drop: s.Drop, Patience: time.Minute}, &started)
 	if s.Fails == "" {
 		return err
@@ -402,7 +404,8 @@ func (a *session) ask(ctx context.Context, what string) error {
 	return a.request(ctx, message.Request{Method: http.MethodPost, Path: "/v1/" + what}, nil)
 }
 
-// sleep asks for a sleep and waits until it has come to its end.
+// sleep asks for a sleep and waits until it has come to its end. Sleeps that were interrupted, and came to their end since the network
+// last learned, are noted with it.
 func (a *session) sleep(ctx context.Context) error {
 	before, err := a.status(ctx)
 	if err != nil {
@@ -411,16 +414,15 @@ func (a *session) sleep(ctx context.Context) error {
 	if err := a.ask(ctx, "sleep"); err != nil {
 		return err
 	}
-	err = a.until(ctx, 2*time.Minute, func(s brain.Status) error {
+	return a.until(ctx, 2*time.Minute, func(s brain.Status) error {
 		if s.Counters.Sleeps <= before.Counters.Sleeps {
 			return fmt.Errorf("it has not slept: %s, %s", s.State, s.Reason)
 		}
+		for int64(count(a.deeds, slept)-a.rested) < s.Counters.Sleeps {
+			a.deeds = append(a.deeds, slept)
+		}
 		return nil
 	})
-	if err == nil {
-		a.deeds = append(a.deeds, slept)
-	}
-	return err
 }
 
 // until looks at the status until there is nothing wrong with it.
