@@ -104,6 +104,13 @@ func TestBadRigs(t *testing.T) {
 		{"[[target]]\nname = \"a\"\nkind = \"board\"", "needs the key board"},
 		{"[[target]]\nname = \"a\"\nkind = \"process\"\nwings = 2", `unknown key "target.wings"`},
 		{"[[target]]\nname = \"a\"\nkind = \"process\"\n[[target]]\nname = \"a\"\nkind = \"process\"", "there are two"},
+		{"[[target]]\nname = \"a\"\nkind = \"process\"\nhost = \"pi\"", "host: a target of kind process has no such key"},
+		{"[[target]]\nname = \"a\"\nkind = \"ssh\"\narch = \"arm64\"\nhost = \"pi\"", "needs the key home"},
+		{"[[target]]\nname = \"a\"\nkind = \"ssh\"\narch = \"arm64\"\nhost = \"pi\"\nhome = \"/\"", `home: "/" must be`},
+		{"[[target]]\nname = \"a\"\nkind = \"serial\"\narch = \"sparc\"\nport = \"/dev/ttyS0\"", `"sparc" is none of`},
+		{"[[target]]\nname = \"a\"\nkind = \"serial\"\narch = \"arm64\"\nport = \"/dev/ttyS0\"\nprofile = \"toaster\"", "toaster"},
+		{"[[target]]\nname = \"a\"\nkind = \"serial\"\narch = \"arm64\"\nport = \"/dev/ttyS0\"\npower = { on = [\"x\"] }", "power: needs on and off"},
+		{"[[target]]\nname = \"a\"\nkind = \"serial\"\narch = \"arm64\"\nport = \"/dev/ttyS0\"\naround = { led = [\"x\"] }", "around: needs temperature"},
 		{"[[target]]\nname = \"a\"\nkind = \"process\"\nscenarios = [\"none\"]", `no scenario "none"`},
 	} {
 		path := filepath.Join(t.TempDir(), "rig.toml")

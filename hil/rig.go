@@ -3,18 +3,23 @@
 package hil
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
 
+	"hypnos/board"
 	"hypnos/hil/emulator"
+	"hypnos/hil/message"
 	"hypnos/hil/target"
 )
 
@@ -29,16 +34,45 @@ type Rig struct {
 	Targets []TargetConfig `toml:"target"`
 }
 
-// TargetConfig describes a device.
+// TargetConfig describes a device. Which keys a kind has is in kinds.
 type TargetConfig struct {
-	Name  string `toml:"name"`
-	Kind  string `toml:"kind"`  // "process", "user" or "board"
-	Arch  string `toml:"arch"`  // of user: "arm64", "arm" (armv7) or "amd64"
-	CPU   string `toml:"cpu"`   // of user: QEMU's name of the processor
-	Board string `toml:"board"` // of board: the emulated board
-	Disk  int64  `toml:"disk"`  // of board: MiB; 32 when left out
-
+	Name      string   `toml:"name"`
+	Kind      string   `toml:"kind"`      // "process", "user", "board", "ssh" or "serial"
 	Scenarios []string `toml:"scenarios"` // names; empty is all
+
+	Arch  string `toml:"arch"`  // "arm64", "arm" (armv7) or "amd64"
+	CPU   string `toml:"cpu"`   // QEMU's name of the processor
+	Board string `toml:"board"` // the emulated board
+	Disk  int64  `toml:"disk"`  // of an emulated board: MiB; 32 when left out
+
+	// Of real boards.
+	Host     string         `toml:"host"`    // as ssh takes it
+	Options  []string       `toml:"options"` // of ssh
+	Home     string         `toml:"home"`    // a folder of the board, of the rig's own
+	Port     string         `toml:"port"`    // the serial line to the guest
+	Baud     int            `toml:"baud"`    // of both lines; 115200 when left out
+	Console  string         `toml:"console"` // a serial line on which the board prints
+	Model    string         `toml:"model"`   // what its device tree says that it is, or begins with
+	Profile  string         `toml:"profile"` // of package board; "generic-linux" when left out
+	Startup  Duration       `toml:"startup"` // until it answers after its power came; two minutes when left out
+	Storage  string         `toml:"storage"` // a device with ext4 whose content may be lost
+	SetClock bool           `toml:"set_clock"`
+	Power    *target.Switch `toml:"power"`
+	Around   *target.Around `toml:"around"`
+}
+
+// keys of a kind of target.
+type keys struct{ needs, takes []string }
+
+func kinds() map[string]keys {
+	real := []string{"console", "baud", "model", "profile", "startup", "storage", "set_clock", "power", "around"}
+	return map[string]keys{
+		"process": {},
+		"user":    {[]string{"arch", "cpu"}, nil},
+		"board":   {[]string{"board"}, []string{"disk"}},
+		"ssh":     {[]string{"arch", "host", "home"}, append([]string{"options"}, real...)},
+		"serial":  {[]string{"arch", "port"}, real},
+	}
 }
 
 // ReadRig reads a rig's description. Paths in it are relative to the working directory.
@@ -104,30 +138,75 @@ func names(all []Scenario) (n []string) {
 }
 
 func (t *TargetConfig) check() error {
-	if t.Arch != "" && t.Arch != "arm64" && t.Arch != "arm" && t.Arch != "amd64" {
-		return fmt.Errorf("arch: %q is none of arm64, arm, amd64", t.Arch)
-	}
-	if t.Disk == 0 {
-		t.Disk = 32
-	}
-	if t.Disk < 8 || t.Disk > 4096 {
-		return fmt.Errorf("disk: %d MiB is outside 8…4096", t.Disk)
-	}
-	need := map[string]map[string]bool{
-		"process": {},
-		"user":    {"arch": t.Arch != "", "cpu": t.CPU != ""},
-		"board":   {"board": t.Board != ""},
-	}
-	keys, ok := need[t.Kind]
+	k, ok := kinds()[t.Kind]
 	if !ok {
-		return fmt.Errorf("kind: %q is none of process, user, board", t.Kind)
+		return fmt.Errorf("kind: %q is none of %s", t.Kind, strings.Join(slices.Sorted(maps.Keys(kinds())), ", "))
 	}
-	for key, there := range keys {
-		if !there {
+	given := t.given()
+	for _, key := range k.needs {
+		if !slices.Contains(given, key) {
 			return fmt.Errorf("a target of kind %s needs the key %s", t.Kind, key)
 		}
 	}
+	for _, key := range given {
+		if !slices.Contains(slices.Concat(k.needs, k.takes, []string{"name", "kind", "scenarios"}), key) {
+			return fmt.Errorf("%s: a target of kind %s has no such key", key, t.Kind)
+		}
+	}
+	if t.Arch != "" && t.Arch != "arm64" && t.Arch != "arm" && t.Arch != "amd64" {
+		return fmt.Errorf("arch: %q is none of arm64, arm, amd64", t.Arch)
+	}
+	t.Disk, t.Baud, t.Profile = cmp.Or(t.Disk, 32), cmp.Or(t.Baud, 115200), cmp.Or(t.Profile, "generic-linux")
+	if t.Disk < 8 || t.Disk > 4096 {
+		return fmt.Errorf("disk: %d MiB is outside 8…4096", t.Disk)
+	}
+	if t.Baud < 1200 || t.Startup.Duration < 0 {
+		return fmt.Errorf("baud, startup: %d, %v: too little", t.Baud, t.Startup)
+	}
+	if _, err := board.Open(t.Profile); err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	if p := t.Power; p != nil && (len(p.On) == 0 || len(p.Off) == 0) {
+		return errors.New("power: needs on and off")
+	}
+	if a := t.Around; a != nil && (len(a.Temperature) == 0 || len(a.Wake) == 0 || len(a.Sleep) == 0 || len(a.LED) == 0) {
+		return errors.New("around: needs temperature, wake, sleep and led")
+	}
+	if t.Kind == "ssh" {
+		return t.ssh("").Check()
+	}
 	return nil
+}
+
+// given are the keys that are set.
+func (t *TargetConfig) given() (all []string) {
+	v := reflect.ValueOf(*t)
+	for i := range v.NumField() {
+		if !v.Field(i).IsZero() {
+			all = append(all, v.Type().Field(i).Tag.Get("toml"))
+		}
+	}
+	return all
+}
+
+func (t *TargetConfig) ssh(guest string) target.SSH {
+	return target.SSH{Host: t.Host, Options: t.Options, Home: t.Home, Arch: t.Arch, Guest: guest}
+}
+
+// real are the options of a board that is not emulated.
+func (t *TargetConfig) real(files map[string]string) target.RealOptions {
+	o := target.RealOptions{
+		Model: t.Model, Profile: t.Profile, Startup: t.Startup.Duration, Power: t.Power, Around: t.Around, Storage: t.Storage, Clock: t.SetClock,
+	}
+	if t.Kind == "ssh" {
+		o.Dial = t.ssh(files[message.Guest]).Dial
+	} else {
+		o.Dial, o.Stays = target.Serial{Port: t.Port, Baud: t.Baud}.Dial, true
+	}
+	if t.Console != "" {
+		o.Console = target.Serial{Port: t.Console, Baud: t.Baud}.Console
+	}
+	return o
 }
 
 // open makes the target. An error that wraps errUnavailable is a reason to skip it.
@@ -165,6 +244,12 @@ func (r *Rig) open(ctx context.Context, t TargetConfig, p programs, packages map
 			return nil, err
 		}
 		return target.NewBoard(ctx, r.Cache, tools, t.Board, t.Disk<<20, files)
+	case "ssh", "serial":
+		files, err := p.files(t.Arch, packages)
+		if err != nil {
+			return nil, err
+		}
+		return target.NewReal(t.real(files), files)
 	}
 	panic("hil: a kind that check lets pass")
 }

@@ -213,7 +213,7 @@ func (r *Rig) runTarget(ctx context.Context, c TargetConfig, scenarios []Scenari
 	check := Result{Scenario: "rig", About: "The device is what the rig says, its clock goes, its line carries what is sent.", Outcome: Passed}
 	if err == nil {
 		defer t.Close()
-		check.Compared, err = selfCheck(ctx, t, c)
+		check.Compared, err = r.selfCheck(ctx, t, c, packages)
 	}
 	check.Seconds = time.Since(begin).Seconds()
 	if err != nil {
@@ -240,7 +240,7 @@ func (r *Rig) runTarget(ctx context.Context, c TargetConfig, scenarios []Scenari
 }
 
 // selfCheck compares a device with its description.
-func selfCheck(ctx context.Context, t target.Target, c TargetConfig) (compared int, err error) {
+func (r *Rig) selfCheck(ctx context.Context, t target.Target, c TargetConfig, packages map[string]string) (compared int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	if err := t.Boot(ctx); err != nil {
@@ -259,9 +259,9 @@ func selfCheck(ctx context.Context, t target.Target, c TargetConfig) (compared i
 	}
 	if b, ok := t.(*target.Board); ok {
 		arch = b.Arch()
-		if id.Board != b.Model() {
-			return 0, fmt.Errorf("the board says that it is %q, want %q", id.Board, b.Model())
-		}
+	}
+	if b, ok := t.(interface{ Model() string }); ok && !strings.HasPrefix(id.Board, b.Model()) {
+		return 0, fmt.Errorf("the board says that it is %q, want %q: is this the board that is meant?", id.Board, b.Model())
 	}
 	if id.Arch != arch {
 		return 0, fmt.Errorf("its programs run on %s, want %s", id.Arch, arch)
@@ -290,27 +290,30 @@ func selfCheck(ctx context.Context, t target.Target, c TargetConfig) (compared i
 		return compared, fmt.Errorf("its clock went %v while %v to %v passed here", there, least, most)
 	}
 	compared += 3
-	if w := t.World(); w != nil {
-		if err := checkWiring(w); err != nil {
-			return compared, err
-		}
+	if t.World() == nil {
+		return compared, nil
 	}
-	return compared, nil
+	t.Cut()
+	more, err := r.checkWiring(ctx, t, packages)
+	if err != nil {
+		err = fmt.Errorf("wiring: %w", err)
+	}
+	return compared + more, err
 }
 
-// checkWiring sets each line and the temperature once.
-func checkWiring(w target.World) error {
-	if err := w.SetTemperature(25); err != nil {
-		return fmt.Errorf("wiring: temperature: %w", err)
+// checkWiring runs the scenario that has the device see what the rig sets.
+func (r *Rig) checkWiring(ctx context.Context, t target.Target, packages map[string]string) (compared int, err error) {
+	all, err := Scenarios()
+	if err != nil {
+		return 0, err
 	}
-	for _, name := range []string{"wake", "sleep"} {
-		for _, high := range []bool{true, false} {
-			if err := w.SetLine(name, high); err != nil {
-				return fmt.Errorf("wiring: %s: %w", name, err)
-			}
-		}
+	i := slices.IndexFunc(all, func(s Scenario) bool { return s.Name == "wiring" })
+	if i < 0 {
+		return 0, errors.New("no such scenario")
 	}
-	return nil
+	var x Result
+	err = r.attempt(ctx, t, all[i], packages, &x)
+	return x.Compared, err
 }
 
 // runScenario runs one scenario. The device is off before and after.

@@ -20,7 +20,7 @@ func hilCommand(ctx context.Context, c console, args []string) error {
 	}
 	f := newFlags(c, "hil", "-c RIG [--junit FILE] [--json FILE] [--html FILE] | bench", `
 Runs scenarios on devices under test that a rig describes (a TOML file): processes on this machine, emulated processors,
-emulated boards, real boards. What a device computes, keeps and says is compared with what this machine knows. The exit code
+emulated boards, real boards over SSH or a serial line. What a device computes, keeps and says is compared with what this machine knows. The exit code
 is 0 when nothing failed and something was compared. A scenario that a target cannot run is skipped with the reason.
 
 Run it in the source of Hypnos: the devices' programs are built from there. make hil-tools fetches emulator and kernel.

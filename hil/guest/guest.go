@@ -165,10 +165,15 @@ func (g *guest) start(ctx context.Context, q message.Configuration) (any, error)
 	}
 	command := append(append([]string{}, g.run...), filepath.Join(g.home, "hypnosd"), "-c", file)
 	if q.Drop != "" {
-		command = append(append([]string{}, g.run...), filepath.Join(g.home, "guest"), "daemon", "-drop", q.Drop, "-c", file)
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		command = append(append([]string{}, g.run...), self, "daemon", "-drop", q.Drop, "-c", file)
 	}
 	d := &daemonProcess{Cmd: exec.Command(command[0], command[1:]...), ended: make(chan struct{})}
 	d.Stdout, d.Stderr = &d.log, &d.log
+	d.SysProcAttr = dieWithParent()
 	begin := time.Now()
 	if err := d.Start(); err != nil {
 		return nil, err
@@ -365,20 +370,25 @@ func (g *guest) usage(context.Context, struct{}) (any, error) {
 }
 
 func (g *guest) write(_ context.Context, q message.File) (any, error) {
-	flags := os.O_WRONLY | os.O_CREATE
-	if q.Offset == 0 {
-		flags |= os.O_TRUNC
-	}
 	path, err := g.path(q.Path)
 	if err != nil {
 		return nil, err
 	}
+	return nil, writeAt(path, q.Offset, q.Data)
+}
+
+// writeAt writes a part of a file; one at offset 0 begins it anew.
+func writeAt(path string, offset int64, data []byte) error {
+	flags := os.O_WRONLY | os.O_CREATE
+	if offset == 0 {
+		flags |= os.O_TRUNC
+	}
 	f, err := os.OpenFile(path, flags, 0o700)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	_, err = f.WriteAt(q.Data, q.Offset)
-	return nil, errors.Join(err, f.Close())
+	_, err = f.WriteAt(data, offset)
+	return errors.Join(err, f.Close())
 }
 
 func (g *guest) copy(_ context.Context, q message.Copying) (any, error) {

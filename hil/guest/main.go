@@ -2,7 +2,8 @@
 // agent: computes, runs the daemon, passes requests on to it, and breaks things.
 //
 //	guest serve -home DIR              on standard input and output
-//	guest serve -home DIR -tty DEVICE  on a serial line
+//	guest serve -depot DIR             the same on a board that keeps its files, which the host sends
+//	guest serve -depot DIR -tty DEVICE -baud N   on a serial line, until it is ended
 //	guest daemon -drop NAMES -c FILE   the daemon on a disk that does not sync files of some names
 //
 // As process 1 of an emulated board it first makes a system of the machine.
@@ -43,24 +44,38 @@ func run(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "serve":
 		home := f.String("home", "", "folder of programs and packages, in which data is kept")
+		keep := f.String("depot", "", "folder in which a host puts programs and packages, in place of a home")
 		tty := f.String("tty", "", "serial line in place of standard input and output")
+		baud := f.Int("baud", 115200, "of the serial line")
 		run := f.String("run", "", "emulator by which programs are run, with its arguments")
 		if err := f.Parse(args[1:]); err != nil {
 			return err
 		}
-		g, err := newGuest(*home, *run)
-		if err != nil {
-			return err
+		handlers := map[string]agent.Handler{}
+		if *keep != "" {
+			s, err := openDepot(ctx, *keep)
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			handlers = s.handlers()
+		} else {
+			g, err := newGuest(*home, *run)
+			if err != nil {
+				return err
+			}
+			defer g.close()
+			handlers = g.handlers()
 		}
-		defer g.close()
 		if *tty == "" {
-			return agent.Serve(ctx, standard{os.Stdin, os.Stdout}, g.handlers(), nil)
+			return agent.Serve(ctx, standard{os.Stdin, os.Stdout}, handlers, nil)
 		}
-		line, err := openTTY(*tty)
+		line, err := openTTY(*tty, *baud)
 		if err != nil {
 			return err
 		}
-		return agent.Serve(ctx, line, g.handlers(), nil)
+		defer context.AfterFunc(ctx, func() { line.Close() })()
+		return agent.Serve(ctx, line, handlers, nil)
 	case "daemon":
 		drop := f.String("drop", "", "ends of the names of files that are not synced")
 		path := f.String("c", "", "configuration")

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
+	"go.bug.st/serial"
 	"golang.org/x/sys/unix"
 
 	"hypnos/hil/agent"
@@ -112,7 +115,7 @@ func loopbackUp() error {
 // waitTTY opens a line that a driver may still be making.
 func waitTTY(path string) (f io.ReadWriteCloser, err error) {
 	for range 1000 {
-		if f, err = openTTY(path); err == nil {
+		if f, err = openTTY(path, 115200); err == nil {
 			return f, nil
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -121,24 +124,16 @@ func waitTTY(path string) (f io.ReadWriteCloser, err error) {
 }
 
 // openTTY opens a serial line, or a virtual port, for bytes as they are.
-func openTTY(path string) (io.ReadWriteCloser, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+func openTTY(path string, baud int) (io.ReadWriteCloser, error) {
+	p, err := serial.Open(path, &serial.Mode{BaudRate: baud})
+	var not *serial.PortError
+	if errors.As(err, &not) && not.Code() == serial.InvalidSerialPort {
+		return os.OpenFile(path, os.O_RDWR, 0)
+	}
 	if err != nil {
-		return nil, err
-	}
-	fd := int(f.Fd()) // also makes reading block
-	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil { // a virtual port
-		return f, nil
-	}
-	t.Iflag, t.Oflag, t.Lflag = unix.IGNBRK, 0, 0
-	t.Cflag = unix.CS8 | unix.CREAD | unix.CLOCAL | unix.B115200
-	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, t); err != nil {
-		f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return f, nil
+	return p, nil
 }
 
 func (g *guest) mount(_ context.Context, q message.Disk) (any, error) {
@@ -163,11 +158,41 @@ func (g *guest) mount(_ context.Context, q message.Disk) (any, error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	if !q.Again && mounted(folder) { // by a guest before this one
+		if err := unix.Unmount(folder, 0); err != nil {
+			return nil, fmt.Errorf("unmount %s: %w", folder, err)
+		}
+	}
 	if err := unix.Mount(q.Device, folder, "ext4", flags, ""); err != nil {
 		return nil, fmt.Errorf("mount %s on %s: %w", q.Device, folder, err)
 	}
-	return nil, nil
+	if !q.Empty {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(folder)
+	for _, e := range entries {
+		if e.Name() != "lost+found" {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(folder, e.Name())))
+		}
+	}
+	return nil, err
 }
+
+// mounted tells whether something is mounted on a folder.
+func mounted(folder string) bool {
+	text, err := os.ReadFile("/proc/self/mounts")
+	return err == nil && strings.Contains(string(text), " "+folder+" ")
+}
+
+func syncAll() { unix.Sync() }
+
+// become has this process become another program, with the same arguments.
+func become(path string) error {
+	return unix.Exec(path, append([]string{path}, os.Args[1:]...), os.Environ())
+}
+
+// dieWithParent has a process killed when this one ends, however that happens.
+func dieWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
 func (g *guest) unmount(_ context.Context, folder string) (any, error) {
 	path, err := g.path(folder)

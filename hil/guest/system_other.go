@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"syscall"
 	"time"
 
 	"hypnos/hil/message"
@@ -19,8 +20,16 @@ func monotonic() time.Duration { return time.Since(start) }
 
 func boot(context.Context) {}
 
-func openTTY(string) (io.ReadWriteCloser, error)                  { return nil, errLinux }
+func openTTY(string, int) (io.ReadWriteCloser, error)             { return nil, errLinux }
 func (g *guest) mount(context.Context, message.Disk) (any, error) { return nil, errLinux }
 func (g *guest) unmount(context.Context, string) (any, error)     { return nil, errLinux }
 func setClock(context.Context, time.Duration) (any, error)        { return nil, errLinux }
 func bindDriver(context.Context, message.Binding) (any, error)    { return nil, errLinux }
+
+func mounted(string) bool { return false }
+
+func syncAll() {}
+
+func become(string) error { return errLinux }
+
+func dieWithParent() *syscall.SysProcAttr { return nil }

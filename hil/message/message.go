@@ -28,7 +28,22 @@ const (
 	Unmount  = "unmount"  // string: folder, –
 	Clock    = "clock"    // time.Duration by which the clock is set forward, –
 	Driver   = "driver"   // Binding, –
+
+	// Of a guest with a depot, on a board that keeps its files:
+	Have  = "have"  // –, Digests
+	Put   = "put"   // File of the depot, –
+	Fresh = "fresh" // –, –: the home is made anew, with the depot's files
+	Renew = "renew" // –, –: the guest becomes the depot's
 )
+
+// Guest is the name of the guest among a device's files.
+const Guest = "guest"
+
+// Digests are SHA-256 in hexadecimal: of the guest that runs, and of the files in its depot.
+type Digests struct {
+	Program string            `json:"program"`
+	Files   map[string]string `json:"files"`
+}
 
 // Identity is what a device says of itself.
 type Identity struct {
@@ -128,6 +143,7 @@ type Disk struct {
 	Folder   string `json:"folder"`
 	ReadOnly bool   `json:"read_only"`
 	Again    bool   `json:"again"` // it is mounted already, and only how changes
+	Empty    bool   `json:"empty"` // what is on it is removed
 }
 
 // Binding gives a device of a bus to a driver, or takes it away.
