@@ -26,6 +26,8 @@ type Board struct {
 	Port    []string `toml:"port"`
 	Pad     int      `toml:"pad"` // line feeds behind what is sent on the line
 	Modules []string `toml:"modules"`
+	// Restarts is that it starts from nothing each time: a snapshot of it is of no use.
+	Restarts bool `toml:"restarts"`
 	// Restore are addresses and values that a machine needs when it comes from a snapshot.
 	Restore [][2]uint32 `toml:"restore"`
 	Disk    struct {
@@ -44,6 +46,7 @@ type Tree struct {
 	Okay     []string            `toml:"okay"`   // nodes that are switched on
 	Disabled []string            `toml:"disabled"`
 	Delete   []string            `toml:"delete"` // node, property
+	Remove   []string            `toml:"remove"` // nodes
 }
 
 // World is what is around the board.
@@ -63,11 +66,26 @@ type Driver struct {
 	Device string `toml:"device"`
 }
 
-// Pin is a line of a device of QEMU; Lines is the name of its inputs.
+// Pin is a line of a device of QEMU; Lines is the name of its inputs. Of a device that models no inputs, High and Low are an address and
+// what is written there.
 type Pin struct {
-	Device string `toml:"device"`
-	Lines  string `toml:"lines"`
-	Line   int    `toml:"line"`
+	Device string     `toml:"device"`
+	Lines  string     `toml:"lines"`
+	Line   int        `toml:"line"`
+	High   *[2]uint32 `toml:"high"`
+	Low    *[2]uint32 `toml:"low"`
+}
+
+// Set sets the level of an input line.
+func (p Pin) Set(m *Machine, high bool) error {
+	level, write := 0, p.Low
+	if high {
+		level, write = 1, p.High
+	}
+	if write != nil {
+		return m.Poke(write[0], write[1])
+	}
+	return m.Drive(p.Device, p.Lines, p.Line, level)
 }
 
 //go:embed boards/*.toml
@@ -178,6 +196,11 @@ func (t Tools) WriteTree(path string, tree *Tree) error {
 			if _, err := t.run("fdtput", "-t", "s", path, resolve(node), "status", status); err != nil {
 				return err
 			}
+		}
+	}
+	for _, node := range tree.Remove {
+		if _, err := t.run("fdtput", "-r", path, resolve(node)); err != nil {
+			return err
 		}
 	}
 	for _, d := range tree.Delete {
