@@ -55,7 +55,7 @@ func (b *Board) first(ctx context.Context) error {
 	if err := b.prepared.Tools.WriteDisk(empty, b.size); err != nil {
 		return err
 	}
-	if err := b.Erase(); err != nil || b.prepared.Snapshot != "" {
+	if err := b.Erase(); err != nil || b.prepared.Snapshot != "" || b.prepared.Board.Restarts {
 		return err
 	}
 	if err := b.Boot(ctx); err != nil {
@@ -176,11 +176,7 @@ func (w world) SetLine(name string, high bool) error {
 	if !ok {
 		return fmt.Errorf("target: no line %q", name)
 	}
-	level := 0
-	if high {
-		level = 1
-	}
-	return w.machine.Drive(pin.Device, pin.Lines, pin.Line, level)
+	return pin.Set(w.machine, high)
 }
 
 func (w world) LED() (bool, int) {
