@@ -37,17 +37,24 @@ func (a *session) ramp(ctx context.Context, r Ramp) error {
 	return nil
 }
 
-// sensor takes the thermometer's bus away from its driver, or gives it back.
-func (a *session) sensor(ctx context.Context, where string) error {
-	if where != "away" && where != "back" {
-		return fmt.Errorf("%q is neither away nor back", where)
-	}
+// sensor takes the thermometer's bus away from its driver, or gives it back; or has the thermometer not answer, or answer again.
+func (a *session) sensor(ctx context.Context, how string) error {
 	b, ok := a.target.(*target.Board)
+	switch how {
+	case "away", "back":
+	case "silent", "answers":
+		if !ok {
+			return errors.New("the rig cannot silence its thermometer")
+		}
+		return b.Silence(how == "silent")
+	default:
+		return fmt.Errorf("%q is none of away, back, silent, answers", how)
+	}
 	if !ok || b.Thermometer() == nil {
 		return errors.New("its driver is not known")
 	}
 	d := b.Thermometer()
-	return a.target.Call(ctx, message.Driver, message.Binding{Bus: d.Bus, Driver: d.Driver, Device: d.Device, Bound: where == "back"}, nil)
+	return a.target.Call(ctx, message.Driver, message.Binding{Bus: d.Bus, Driver: d.Driver, Device: d.Device, Bound: how == "back"}, nil)
 }
 
 // wakeEdge measures, in the device's own time, how long it is from an edge on the wake line, while the network sleeps, to its next

@@ -54,14 +54,14 @@ func (p programs) files(arch string, packages map[string]string) (map[string]str
 
 // packagesOf makes the packages that scenarios use, in a folder of the cache that is named after the program that makes them: name → path.
 // v1, v2 and v3 are signed by a maker whose key is trusted (maker.pub); stranger is signed by another, sick has golden vectors that no
-// device can give, flipped is v1 with one bit of a weight turned around.
+// device can give, flipped is v1 with one bit of a weight turned around; float.golden is what float32 computes with v1.
 func packagesOf(cache, tool string) (map[string]string, error) {
 	text, err := os.ReadFile(tool)
 	if err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(cache, fmt.Sprintf("packages-%.16x", sha256.Sum256(text)))
-	names := []string{"v1.hyp", "v2.hyp", "v3.hyp", "stranger.hyp", "sick.hyp", "flipped.hyp", "maker.pub"}
+	names := []string{"v1.hyp", "v2.hyp", "v3.hyp", "stranger.hyp", "sick.hyp", "flipped.hyp", "maker.pub", "float.golden"}
 	all := map[string]string{}
 	for _, n := range names {
 		all[n] = filepath.Join(dir, n)
@@ -100,6 +100,9 @@ func packagesOf(cache, tool string) (map[string]string, error) {
 		if err := run(s...); err != nil {
 			return nil, err
 		}
+	}
+	if err := run("bench", "golden", "-m", "v1.hyp", "--backend", "cpu", "--steps", "1", "--test", "2", "-o", "float.golden"); err != nil {
+		return nil, err
 	}
 	key, err := os.ReadFile(filepath.Join(dir, "maker.key"))
 	if err != nil {

@@ -37,6 +37,7 @@ type Step struct {
 	Compute   *compute.Life `toml:"compute"`   // the same digests as here
 	Package   string        `toml:"package"`   // of Compute; empty is v1.hyp
 	Against   string        `toml:"against"`   // what is computed with here, if that is another package
+	Golden    string        `toml:"golden"`    // golden file (bench/golden) with which the device compares what it computes
 	Start     *Start        `toml:"start"`     // the daemon
 	Stop      string        `toml:"stop"`      // the daemon: "in order" or "at once"
 	Cut       bool          `toml:"cut"`       // the power, and start it all again
@@ -58,7 +59,7 @@ type Step struct {
 	ReadOnly  *bool         `toml:"read_only"` // the disk
 	Flip      *Flip         `toml:"flip"`      // a bit of a file
 	Clock     Duration      `toml:"clock"`     // is set forward
-	Sensor    string        `toml:"sensor"`    // "away" or "back"
+	Sensor    string        `toml:"sensor"`    // "away" or "back" for its bus, "silent" or "answers" for itself
 	Refused   *Refused      `toml:"refused"`   // a request that must be
 	Update    *Update       `toml:"update"`    // to another package
 	Rollback  bool          `toml:"rollback"`

@@ -126,6 +126,8 @@ func (a *session) step(ctx context.Context, name string, s Step) error {
 	switch name {
 	case "compute":
 		return a.compute(ctx, *s.Compute, cmp.Or(s.Package, "v1.hyp"), cmp.Or(s.Against, s.Package, "v1.hyp"))
+	case "golden":
+		return a.golden(ctx, s.Golden)
 	case "start":
 		return a.start(ctx, *s.Start)
 	case "stop":
@@ -231,6 +233,23 @@ func (a *session) compute(ctx context.Context, l compute.Life, pack, against str
 		return err
 	}
 	a.note("%d digests equal, with %s, last %.12s", len(want), got.Kernels, want[len(want)-1].Digest)
+	return nil
+}
+
+// golden has the device compare what it computes with a golden file.
+func (a *session) golden(ctx context.Context, path string) error {
+	var c message.Checked
+	if err := a.target.Call(ctx, message.Golden, path, &c); err != nil {
+		return err
+	}
+	a.compared += c.Comparisons
+	if len(c.Violated) > 0 {
+		return fmt.Errorf("%d of %d comparisons with %s are out of bounds, the first: %s", len(c.Violated), c.Comparisons, c.Against, c.Violated[0])
+	}
+	if c.Nearest == "" {
+		return errors.New("nothing was compared")
+	}
+	a.note("%d comparisons with %s hold; nearest: %s", c.Comparisons, c.Against, c.Nearest)
 	return nil
 }
 

@@ -54,6 +54,7 @@ type World struct {
 	Profile     string  `toml:"profile"`     // of package board, which says how the daemon sees it
 	Temperature string  `toml:"temperature"` // device with a property of that name, in thousandths of °C
 	Driver      *Driver `toml:"driver"`      // of the thermometer's bus
+	Bus         *Pin    `toml:"bus"`         // low has its bus come to a stop
 	Wake        Pin     `toml:"wake"`
 	Sleep       Pin     `toml:"sleep"`
 	LED         Pin     `toml:"led"`

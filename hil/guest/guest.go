@@ -88,6 +88,7 @@ func (g *guest) handlers() map[string]agent.Handler {
 		message.Unmount:  agent.Handle(g.unmount),
 		message.Clock:    agent.Handle(setClock),
 		message.Driver:   agent.Handle(bindDriver),
+		message.Golden:   agent.Handle(g.golden),
 	}
 }
 

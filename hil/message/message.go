@@ -28,6 +28,7 @@ const (
 	Unmount  = "unmount"  // string: folder, –
 	Clock    = "clock"    // time.Duration by which the clock is set forward, –
 	Driver   = "driver"   // Binding, –
+	Golden   = "golden"   // string: path of a golden file, Checked
 
 	// Of a guest with a depot, on a board that keeps its files:
 	Have  = "have"  // –, Digests
@@ -150,6 +151,14 @@ type Disk struct {
 type Binding struct {
 	Bus, Driver, Device string
 	Bound               bool
+}
+
+// Checked is a comparison of the device's integers with a golden file, by the bounds of bench/equivalence.
+type Checked struct {
+	Comparisons int      `json:"comparisons"`
+	Against     string   `json:"against"`  // the backend that wrote the file, with its numbers
+	Nearest     string   `json:"nearest"`  // the comparison nearest to its bound
+	Violated    []string `json:"violated"` // a line each
 }
 
 // Counted is the life whose costs are counted.

@@ -234,6 +234,18 @@ func (b *Board) Thermometer() *emulator.Driver {
 	return nil
 }
 
+// Silence has transfers on the thermometer's bus come to no end, or go on again.
+func (b *Board) Silence(on bool) error {
+	w := b.prepared.Board.World
+	if w == nil || w.Bus == nil {
+		return errors.New("target: this board's thermometer cannot be silenced")
+	}
+	if b.machine == nil {
+		return errOff
+	}
+	return w.Bus.Set(b.machine, !on)
+}
+
 // Arch is that of its programs.
 func (b *Board) Arch() string { return b.prepared.Board.Arch }
 
