@@ -29,7 +29,9 @@ Examples:
   hypnos table 1 --data cifar-10-binary.tar.gz --cells conv,lc,lc-ws1,lc-ws10 --epochs 6 --out runs/six
   hypnos table 1 --data cifar-10-binary.tar.gz --cells lc --search --epochs 20
   hypnos table 1 --data tiny-imagenet-200.tar.gz --scale tinyimagenet --padding 8
-  hypnos table 2 --data imagenet --cells conv,lc-ws1 --set train.steps=1000`)
+  hypnos table 2 --data imagenet --set data.cache=imagenet-256 --cells conv,lc-ws1 --set train.steps=1000
+
+--data is what data.path is in docs/TRAINING.md; for ImageNet a folder with its archives as downloaded, or class folders.`)
 	source := f.String("data", "sample", "folder or archive of images, or sample for the embedded one")
 	cells := f.String("cells", "conv,lc,lc-reps4,lc-ws1,lc-ws10,lc-ws100", "`names` with commas; known: "+strings.Join(table.Names(), ", "))
 	seeds := f.String("seeds", "1", "`numbers` with commas, a run each")

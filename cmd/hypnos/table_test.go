@@ -63,3 +63,27 @@ func TestTablePage(t *testing.T) {
 		t.Errorf("%s is on the page, and is no cell", name)
 	}
 }
+
+// Table 2 from ImageNet's archives as they are downloaded: the first cell decodes into the cache, the second one reads it.
+func TestTableOfArchives(t *testing.T) {
+	t.Parallel()
+	source, dir := datatest.ImageNet(t, 8, 8, 4), t.TempDir()
+	cache := filepath.Join(dir, "cache")
+	args := []string{"table", "2", "--data", source, "--scale", "sample", "--cells", "conv,lc-ws1", "--epochs", "1", "--out", filepath.Join(dir, "out"),
+		"--set", "network.width=2", "--set", "network.input=8", "--set", "train.batch=12",
+		"--set", "data.size=8", "--set", "data.fit=resize", "--set", "data.cache=" + cache}
+	works(t, args, "| conv |", "| LC - ws(1) |", "ImageNet")
+	before, err := os.Stat(filepath.Join(cache, "done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	works(t, append(args, "--seeds", "2"), "| conv |")
+	after, err := os.Stat(filepath.Join(cache, "done"))
+	if err != nil || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("the cache was made again (%v)", err)
+	}
+	if err := os.Remove(filepath.Join(source, "val_labels.txt")); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, dir, exitFailed, append(args, "--seeds", "3"), "ILSVRC2012_img_val.tar: nothing says its images' classes")
+}

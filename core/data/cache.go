@@ -66,15 +66,24 @@ type cacheEnd struct {
 
 // cache is an open cache.
 type cache struct {
-	path   string
-	pixels *os.File
-	images []cachedImage // in the order in which they were stored
-	end    cacheEnd      // the zero value while images are missing
+	path     string
+	imageNet bool // the source is ImageNet's archives
+	pixels   *os.File
+	images   []cachedImage // in the order in which they were stored
+	end      cacheEnd      // the zero value while images are missing
+}
+
+// where is what messages call an image.
+func (c *cache) where(name string) string {
+	if c.imageNet {
+		return archivedAs(name)
+	}
+	return name
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// OpenCached opens class folders, or an archive of them, whose decoded images need not fit memory: images are decoded once, scaled
+// OpenCached opens class folders, an archive of them, or ImageNet's archives, whose decoded images need not fit memory: images are decoded once, scaled
 // (bilinear, anti-aliased) until their shorter side has o.Size pixels, and kept as bytes in the folder at path. What is there already
 // is not decoded again, so that a build that was killed goes on. progress, which may be nil, gets the number of images after each one.
 //
@@ -109,6 +118,7 @@ func openCached(ctx context.Context, source, path string, o Options, progress fu
 	if err != nil {
 		return nil, fmt.Errorf("cache %s: %w", path, err)
 	}
+	c.imageNet = isImageNet(source)
 	var d *Dataset
 	if c.end.Stamp == now && c.end.Images == len(c.images) {
 		d, err = c.dataset(o, nil)
@@ -313,28 +323,28 @@ func (c *cache) fill(ctx context.Context, source string, o Options, w *cacheWrit
 		}
 	})
 	files, seen := &folders{}, map[string]bool{}
-	err := walk(source, func(name string, r io.Reader) error {
+	err := walk(ctx, source, func(e entry) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if r == nil {
-			files.folder(name)
+		if e.r == nil {
+			files.folder(e.name)
 			return nil
 		}
-		file, split, err := files.read(name, r)
+		file, split, err := files.read(e)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", e.where, err)
 		}
 		if split == "" {
 			return nil
 		}
-		if seen[name] {
-			return fmt.Errorf("%s: it is there twice", name)
+		if seen[e.name] {
+			return fmt.Errorf("%s: it is there twice", e.where)
 		}
-		files.add(imageFile{name: name, class: file.class}, split)
-		seen[name] = true
-		j := &cacheJob{file: file, split: split, known: known[name], done: make(chan struct{})}
-		delete(known, name)
+		files.add(imageFile{name: e.name, class: file.class, where: e.where}, split)
+		seen[e.name] = true
+		j := &cacheJob{file: file, split: split, known: known[e.name], done: make(chan struct{})}
+		delete(known, e.name)
 		queue <- j
 		jobs <- j
 		return nil
@@ -393,7 +403,7 @@ func (j *cacheJob) decode(o Options) {
 	j.image = cachedImage{Name: j.file.name, Split: j.split, Class: j.file.class, File: fmt.Sprintf("%x", sha256.Sum256(j.file.data))}
 	if j.known != nil {
 		if j.known.File != j.image.File {
-			j.err = fmt.Errorf("%s: it has changed since the cache was made: remove the cache to make it anew", j.file.name)
+			j.err = fmt.Errorf("%s: it has changed since the cache was made: remove the cache to make it anew", j.file.where)
 		}
 		return
 	}
@@ -404,7 +414,7 @@ func (j *cacheJob) decode(o Options) {
 		j.image.Error = err.Error()
 		return
 	case err != nil:
-		j.err = fmt.Errorf("%s: %w", j.file.name, err)
+		j.err = fmt.Errorf("%s: %w", j.file.where, err)
 		return
 	}
 	j.image.H, j.image.W = m.Rect.Dy(), m.Rect.Dx()
@@ -514,13 +524,16 @@ func (c *cache) dataset(o Options, named map[string]string) (*Dataset, error) {
 	for i := range c.images {
 		v := &c.images[i]
 		images[v.Name] = v
-		f.add(imageFile{name: v.Name, class: v.Class}, v.Split)
+		f.add(imageFile{name: v.Name, class: v.Class, where: c.where(v.Name)}, v.Split)
 	}
 	names, err := f.classes()
 	if err != nil {
 		return nil, err
 	}
-	d := &Dataset{Name: "class folders", Classes: names}
+	d := &Dataset{Name: titleFolders, Classes: names}
+	if c.imageNet {
+		d.Name = titleImageNet
+	}
 	for _, part := range []struct {
 		to    **Images
 		files []imageFile
@@ -533,7 +546,7 @@ func (c *cache) dataset(o Options, named map[string]string) (*Dataset, error) {
 		for _, file := range part.files {
 			v := images[file.name]
 			if v.Error != "" {
-				err := fmt.Sprintf("%s: %s", v.Name, v.Error)
+				err := fmt.Sprintf("%s: %s", file.where, v.Error)
 				if !o.SkipCorrupt {
 					return nil, errors.New(err)
 				}

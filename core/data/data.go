@@ -1,7 +1,8 @@
 // Package data reads labelled images and serves them in batches.
 //
 // Sources: CIFAR-10 and CIFAR-100 in the official binary layout, TinyImageNet in its own, and class folders of JPEG and PNG
-// files, each as a folder or as a .tar, .tar.gz or .tar.bz2 archive. Open decodes all images and holds them as bytes; OpenCached holds them in a file.
+// files, each as a folder or as a .tar, .tar.gz or .tar.bz2 archive; and a folder with ImageNet's archives as they are downloaded
+// (imagenet.go). Open decodes all images and holds them as bytes; OpenCached holds them in a file.
 // JPEGs are decoded by Go's image/jpeg, which repeats chroma samples instead of interpolating them.
 package data
 

@@ -3,6 +3,7 @@ package data
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"image"
 	"image/draw"
@@ -31,12 +32,20 @@ type folders struct {
 	annotations map[string]string // class by file name; nil without such a file
 	annotated   string            // the name of that file
 	named       map[string]string // folders of training images by class, empty ones too
+	title       string            // of the data set; empty for class folders
 }
 
 type imageFile struct {
 	name, class string
+	where       string // what messages call it
 	data        []byte
 }
+
+// titles of data sets.
+const (
+	titleFolders  = "class folders"
+	titleImageNet = "ImageNet"
+)
 
 // limits on what is taken from outside.
 const (
@@ -48,8 +57,8 @@ const (
 func (f *folders) found() bool { return len(f.train)+len(f.test) > 0 }
 
 // take reads the file if it is an image in a class folder, or says of which class images are.
-func (f *folders) take(name string, r io.Reader) error {
-	file, split, err := f.read(name, r)
+func (f *folders) take(e entry) error {
+	file, split, err := f.read(e)
 	if err == nil && split != "" {
 		f.add(file, split)
 	}
@@ -78,23 +87,29 @@ func (f *folders) folder(name string) {
 
 // read reads an image in a class folder, whose split is the folder's above the class. The split is empty for files that are no such
 // images; one that says of which class images are is taken.
-func (f *folders) read(name string, r io.Reader) (file imageFile, split string, err error) {
-	if path.Base(name) == "val_annotations.txt" {
-		return file, "", f.annotate(name, r)
+func (f *folders) read(e entry) (file imageFile, split string, err error) {
+	if path.Base(e.name) == "val_annotations.txt" {
+		return file, "", f.annotate(e.name, e.r)
 	}
-	if !isImage(name) || strings.HasPrefix(path.Base(name), ".") {
+	if !isImage(e.name) || strings.HasPrefix(path.Base(e.name), ".") {
 		return file, "", nil
 	}
-	parts := strings.Split(name, "/")
+	parts := strings.Split(e.name, "/")
 	at := slices.IndexFunc(parts, func(p string) bool { return p == "train" || p == "test" || p == "val" })
 	if at < 0 || at+2 >= len(parts) {
 		return file, "", nil
 	}
+	data, err := readImage(e.r)
+	return imageFile{e.name, parts[at+1], e.where, data}, parts[at], err
+}
+
+// readImage reads one image file.
+func readImage(r io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err == nil && len(data) > maxFile {
 		err = fmt.Errorf("more than %d bytes", maxFile)
 	}
-	return imageFile{name, parts[at+1], data}, parts[at], err
+	return data, err
 }
 
 // annotate reads the classes of images.
@@ -126,7 +141,7 @@ func (f *folders) labelled() error {
 	for i, v := range f.test {
 		class, ok := f.annotations[path.Base(v.name)]
 		if !ok {
-			return fmt.Errorf("%s: %s does not say its class", v.name, f.annotated)
+			return fmt.Errorf("%s: %s does not say its class", v.where, f.annotated)
 		}
 		f.test[i].class = class
 		delete(f.annotations, path.Base(v.name))
@@ -152,7 +167,7 @@ func (f *folders) classes() ([]string, error) {
 	}
 	for _, file := range f.test {
 		if !classes[file.class] {
-			return nil, fmt.Errorf("%s: class %q has no training images", file.name, file.class)
+			return nil, fmt.Errorf("%s: class %q has no training images", file.where, file.class)
 		}
 	}
 	for _, class := range slices.Sorted(maps.Keys(f.named)) {
@@ -168,7 +183,7 @@ func (f *folders) dataset(o Options) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, classes := &Dataset{Name: "class folders", Classes: names}, map[string]int32{}
+	d, classes := &Dataset{Name: cmp.Or(f.title, titleFolders), Classes: names}, map[string]int32{}
 	for i, name := range names {
 		classes[name] = int32(i)
 	}
@@ -176,9 +191,8 @@ func (f *folders) dataset(o Options) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, limit := len(f.train)+len(f.test), float64(min(maxBytes, int64(math.MaxInt)))
-	if need := 3 * float64(images) * float64(size) * float64(size); need > limit { // float64: no size wraps around
-		return nil, fmt.Errorf("%d images of %dx%d take %.1f GB decoded, the limit is %.1f GB", images, size, size, need/1e9, limit/1e9)
+	if err := fits(len(f.train)+len(f.test), size); err != nil {
+		return nil, err
 	}
 	if d.Train, err = decodeAll(f.train, classes, size, o, d); err != nil {
 		return nil, err
@@ -187,6 +201,15 @@ func (f *folders) dataset(o Options) (*Dataset, error) {
 		d.Test, err = decodeAll(f.test, classes, size, o, d)
 	}
 	return d, err
+}
+
+// fits tells whether so many decoded images may be held in memory.
+func fits(images, size int) error {
+	limit := float64(min(maxBytes, int64(math.MaxInt)))
+	if need := 3 * float64(images) * float64(size) * float64(size); need > limit { // float64: no size wraps around
+		return fmt.Errorf("%d images of %dx%d take %.1f GB decoded, the limit is %.1f GB; a cache holds more", images, size, size, need/1e9, limit/1e9)
+	}
+	return nil
 }
 
 // size is the wanted size, or that of the first training image that can be decoded.
@@ -200,9 +223,9 @@ func (f *folders) size(o Options) (int, error) {
 		case err != nil && o.SkipCorrupt:
 			continue
 		case err != nil:
-			return 0, fmt.Errorf("%s: %w", file.name, err)
+			return 0, fmt.Errorf("%s: %w", file.where, err)
 		case c.Width != c.Height:
-			return 0, fmt.Errorf("%s: %dx%d pixels are not square: say what size images shall have", file.name, c.Width, c.Height)
+			return 0, fmt.Errorf("%s: %dx%d pixels are not square: say what size images shall have", file.where, c.Width, c.Height)
 		}
 		return c.Width, nil
 	}
@@ -229,7 +252,7 @@ func decodeAll(files []imageFile, classes map[string]int32, size int, o Options,
 	s := &Images{Shape: shape, Pixels: pixels[:0]}
 	for i, file := range files {
 		if errs[i] != nil {
-			err := fmt.Errorf("%s: %w", file.name, errs[i])
+			err := fmt.Errorf("%s: %w", file.where, errs[i])
 			if !o.SkipCorrupt {
 				return nil, err
 			}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +57,28 @@ func Open(source string, o Options) (*Dataset, error) {
 	if _, err := os.Stat(source); err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	return c.finish(source, walk(source, c.take))
+	return c.finish(source, c.walk(source))
+}
+
+// walk takes the files of the source. Of ImageNet's archives it is known beforehand whether their images fit memory.
+func (c *collector) walk(source string) error {
+	ctx := context.Background()
+	if !isImageNet(source) {
+		return walk(ctx, source, c.take)
+	}
+	if c.options.Size == 0 {
+		return errors.New("say what size images shall have")
+	}
+	n, err := openImageNet(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := fits(len(n.files), c.options.Size); err != nil {
+		return err
+	}
+	c.folders.title = titleImageNet
+	return n.walk(c.take)
 }
 
 // Read reads an archive from r; name is used in messages.
@@ -65,14 +87,32 @@ func Read(name string, r io.Reader, o Options) (*Dataset, error) {
 	return c.finish(name, walkArchive(r, c.take))
 }
 
-// walk calls take for every file of a folder or an archive, and with a nil reader for every folder in it.
-func walk(source string, take func(name string, r io.Reader) error) error {
+// entry is a file of a source.
+type entry struct {
+	name  string    // with slashes, from the source on
+	where string    // what messages call it
+	r     io.Reader // nil of a folder
+}
+
+// walk calls take for every file of a folder or an archive, and without a reader for every folder in it. ImageNet's archives, in a
+// folder, are walked through as the class folders that they stand for.
+func walk(ctx context.Context, source string, take func(entry) error) error {
 	st, err := os.Stat(source)
 	if err != nil {
 		return err
 	}
-	if st.IsDir() {
+	switch base := filepath.Base(source); {
+	case st.IsDir() && isImageNet(source):
+		n, err := openImageNet(ctx, source)
+		if err != nil {
+			return err
+		}
+		defer n.close()
+		return n.walk(take)
+	case st.IsDir():
 		return walkFolder(source, take)
+	case base == trainArchive || base == valArchive:
+		return errors.New("one of ImageNet's archives: name the folder that holds them")
 	}
 	f, err := os.Open(source)
 	if err != nil {
@@ -83,7 +123,7 @@ func walk(source string, take func(name string, r io.Reader) error) error {
 }
 
 // walkFolder calls take for everything below a folder, in lexical order.
-func walkFolder(root string, take func(name string, r io.Reader) error) error {
+func walkFolder(root string, take func(entry) error) error {
 	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -98,7 +138,7 @@ func walkFolder(root string, take func(name string, r io.Reader) error) error {
 		case err != nil:
 			return err
 		case info.IsDir():
-			return take(name, nil)
+			return take(entry{name: name, where: name})
 		case !info.Mode().IsRegular():
 			return nil
 		}
@@ -107,12 +147,12 @@ func walkFolder(root string, take func(name string, r io.Reader) error) error {
 			return err
 		}
 		defer f.Close()
-		return take(name, f)
+		return take(entry{name, name, f})
 	})
 }
 
 // walkArchive calls take for every file and folder of a tar archive, which may be compressed by gzip or bzip2.
-func walkArchive(r io.Reader, take func(name string, r io.Reader) error) error {
+func walkArchive(r io.Reader, take func(entry) error) error {
 	buffered := bufio.NewReaderSize(r, 1<<20)
 	magic, err := buffered.Peek(3)
 	if err != nil && err != io.EOF {
@@ -141,12 +181,12 @@ func walkArchive(r io.Reader, take func(name string, r io.Reader) error) error {
 			}
 			return err
 		}
-		switch h.Typeflag {
+		switch name := path.Clean(h.Name); h.Typeflag {
 		case tar.TypeReg:
 			files++
-			err = take(path.Clean(h.Name), t)
+			err = take(entry{name, name, t})
 		case tar.TypeDir:
-			err = take(path.Clean(h.Name), nil)
+			err = take(entry{name: name, where: name})
 		}
 		if err != nil {
 			return err
@@ -165,17 +205,17 @@ type collector struct {
 }
 
 // take reads one file, or passes it over when it is nothing that belongs to a dataset. A folder has no reader.
-func (c *collector) take(name string, r io.Reader) error {
-	if r == nil {
-		c.folders.folder(name)
+func (c *collector) take(e entry) error {
+	if e.r == nil {
+		c.folders.folder(e.name)
 		return nil
 	}
-	known, err := c.cifar.take(name, r)
+	known, err := c.cifar.take(e.name, e.r)
 	if !known && err == nil {
-		err = c.folders.take(name, r)
+		err = c.folders.take(e)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", e.where, err)
 	}
 	return nil
 }
@@ -192,7 +232,8 @@ func (c *collector) finish(source string, err error) (*Dataset, error) {
 	case c.folders.found():
 		d, err = c.folders.dataset(c.options)
 	default:
-		err = fmt.Errorf("no data set found: want data_batch_*.bin and test_batch.bin (CIFAR-10), train.bin and test.bin (CIFAR-100), or train/<class>/*.jpg or .png with test/ or val/ beside it")
+		err = fmt.Errorf("no data set found: want data_batch_*.bin and test_batch.bin (CIFAR-10), train.bin and test.bin (CIFAR-100), train/<class>/*.jpg or .png with test/ or val/ beside it, or " +
+			trainArchive + " (ImageNet)")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data: %s: %w", source, err)
