@@ -1,6 +1,7 @@
 package experiment_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"hypnos/bench/experiment"
+	"hypnos/core/data"
 	"hypnos/core/data/datatest"
 )
 
@@ -40,21 +42,53 @@ func TestRunFromCache(t *testing.T) {
 	}
 }
 
-// A run whose cache is damaged ends with an error that names the image, and goes on once the cache is mended.
+// A run whose cache is damaged mends it, and says so in its metrics. Where the source is gone it ends with an error that names both,
+// and goes on once the source is back.
 func TestRunFromDamagedCache(t *testing.T) {
-	cache, dir := filepath.Join(t.TempDir(), "cache"), t.TempDir()
-	c := tiny(t, "data.path="+datatest.ClassFolders(t, 12, 8, 3), "data.size=8", "data.fit=resize", "data.cache="+cache)
+	cache, dir, source := filepath.Join(t.TempDir(), "cache"), t.TempDir(), datatest.ClassFolders(t, 12, 8, 3)
+	c := tiny(t, "data.path="+source, "data.size=8", "data.fit=resize", "data.cache="+cache)
 	c.Train.Epochs = 1
 	finish(t, dir, c)
-	damaged := readFile(t, cache, "pixels")
-	damaged[9*8*8*3] ^= 1 // of the first training image, behind 9 test images
-	datatest.Write(t, filepath.Join(cache, "pixels"), damaged)
-	c.Train.Epochs = 2
-	_, _, err := runIn(context.Background(), dir, c, nil)
-	if err == nil || !strings.Contains(err.Error(), cache+": train/blue/0.png: the checksum") || strings.Contains(err.Error(), "\n") {
-		t.Fatalf("got %v", err)
+	whole := readFile(t, cache, "pixels")
+	damage := func(image int) {
+		damaged := slices.Clone(whole)
+		damaged[image*8*8*3] ^= 1
+		datatest.Write(t, filepath.Join(cache, "pixels"), damaged)
 	}
-	if err := os.Remove(filepath.Join(cache, "done")); err != nil {
+	damage(9) // the first training image, behind 9 test images
+	c.Train.Epochs = 2
+	var mended []data.Mended
+	if _, _, err := runIn(context.Background(), dir, c, func(_ int, metric any) {
+		if m, ok := metric.(data.Mended); ok {
+			mended = append(mended, m)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	one := data.Mended{Kind: "mended", Image: "train/blue/0.png", Damage: "the checksum of its pixels is wrong"}
+	if !slices.Equal(mended, []data.Mended{one}) || !bytes.Equal(readFile(t, cache, "pixels"), whole) {
+		t.Errorf("mended %v", mended)
+	}
+	if n := bytes.Count(readFile(t, dir, experiment.MetricsFile), []byte(`{"kind":"mended","image":"train/blue/0.png"`)); n != 1 {
+		t.Errorf("%d lines of the metrics tell", n)
+	}
+
+	// During the first step of another epoch the source is moved away, and the first test image is damaged.
+	c.Train.Epochs = 3
+	moved := source + "-moved"
+	_, _, err := runIn(context.Background(), dir, c, func(n int, _ any) {
+		if n == 1 {
+			if err := os.Rename(source, moved); err != nil {
+				t.Error(err)
+			}
+			damage(0)
+		}
+	})
+	want := cache + ": test/blue/0.png: the checksum of its pixels is wrong, and " + source + " does not give it again: stat "
+	if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+	if err := os.Rename(moved, source); err != nil {
 		t.Fatal(err)
 	}
 	finish(t, dir, c)

@@ -70,7 +70,8 @@ func (d *RunDir) Evals() ([]train.Eval, error) {
 type Observer interface {
 	// Begin is called once: the number of learning steps of the whole run, and the state it begins from.
 	Begin(steps int64, from train.State)
-	// Observe gets every train.Step, train.Sleep and train.Eval, and before Begin Decoded.
+	// Observe gets every train.Step, train.Sleep and train.Eval, a data.Mended for each image of a cache that was damaged, and before
+	// Begin Decoded.
 	Observe(metric any)
 }
 
@@ -230,7 +231,25 @@ func (r *session) openMetrics(size int64) error {
 	return nil
 }
 
+// observe keeps a metric and what was mended before it, and passes both on.
 func (r *session) observe(metric any) error {
+	for _, m := range r.Data.Train.Mended() {
+		if err := r.keep(m); err != nil {
+			return err
+		}
+	}
+	if err := r.keep(metric); err != nil {
+		return err
+	}
+	r.history.add(metric)
+	if _, ok := metric.(train.Eval); ok {
+		return r.history.draw(r.dir, r.Config.Name)
+	}
+	return nil
+}
+
+// keep appends a metric to the file.
+func (r *session) keep(metric any) error {
 	line, err := json.Marshal(metric)
 	if err != nil {
 		return fmt.Errorf("experiment: metrics: %w", err)
@@ -238,11 +257,7 @@ func (r *session) observe(metric any) error {
 	if _, err := r.metrics.Write(append(line, '\n')); err != nil {
 		return fmt.Errorf("experiment: metrics: %w", err)
 	}
-	r.history.add(metric)
 	r.observer.Observe(metric)
-	if _, ok := metric.(train.Eval); ok {
-		return r.history.draw(r.dir, r.Config.Name)
-	}
 	return nil
 }
 

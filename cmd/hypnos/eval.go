@@ -62,6 +62,9 @@ Examples:
 		return err
 	}
 	r, err := train.Evaluate(ctx, e, test)
+	for _, m := range d.Test.Mended() {
+		fmt.Fprintf(c.Err, "cache: %v\n", m)
+	}
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"hypnos/bench/experiment"
+	"hypnos/core/data"
 	"hypnos/core/train"
 )
 
@@ -80,6 +81,8 @@ func (p *progress) Observe(metric any) {
 			p.shown = now
 			p.line("%d images decoded\n", m.Images)
 		}
+	case data.Mended:
+		p.line("cache: %v\n", m)
 	case train.Step:
 		p.mu.Lock()
 		p.step = m

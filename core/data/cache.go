@@ -67,10 +67,15 @@ type cacheEnd struct {
 // cache is an open cache.
 type cache struct {
 	path     string
+	source   string
 	imageNet bool // the source is ImageNet's archives
 	pixels   *os.File
+	index    fs.FileInfo   // of the file that says where images are, when it was read or written
 	images   []cachedImage // in the order in which they were stored
 	end      cacheEnd      // the zero value while images are missing
+
+	mending sync.Mutex        // of what follows, and one image is rewritten at a time
+	mended  map[string]Mended // by name, since they were last asked for
 }
 
 // where is what messages call an image.
@@ -90,6 +95,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // A source whose files have the names, sizes and times of last time is not read at all. Otherwise it is read to the end, and files
 // whose SHA-256 is another one than that of the cached image, or that are gone, are an error. Two processes cannot share a cache
 // while one of them builds it. The data set holds the pixels' file open until the process ends.
+//
+// Pixels have checksums, tested whenever they are read. Damaged ones are decoded again from the source and rewritten, see
+// Images.Mended; where the source does not give them, a Minibatch has the error.
 func OpenCached(ctx context.Context, source, path string, o Options, progress func(images int)) (*Dataset, error) {
 	d, err := openCached(ctx, source, path, o, progress)
 	if err != nil {
@@ -118,7 +126,7 @@ func openCached(ctx context.Context, source, path string, o Options, progress fu
 	if err != nil {
 		return nil, fmt.Errorf("cache %s: %w", path, err)
 	}
-	c.imageNet = isImageNet(source)
+	c.source, c.imageNet = source, isImageNet(source)
 	var d *Dataset
 	if c.end.Stamp == now && c.end.Images == len(c.images) {
 		d, err = c.dataset(o, nil)
@@ -182,11 +190,11 @@ func openCache(path string, size int) (*cache, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if c.pixels, err = os.OpenFile(filepath.Join(path, cachePixels), os.O_RDWR|os.O_CREATE, 0o644); errors.Is(err, fs.ErrPermission) {
-		c.pixels, err = os.Open(filepath.Join(path, cachePixels)) // one that is complete may lie on a read-only disk
-	}
-	if err != nil {
-		return nil, err
+	if c.pixels, err = os.OpenFile(filepath.Join(path, cachePixels), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+		var reading error // one that is complete may lie on a read-only disk
+		if c.pixels, reading = os.Open(filepath.Join(path, cachePixels)); reading != nil {
+			return nil, err
+		}
 	}
 	if err := c.readIndex(size); err != nil {
 		return nil, errors.Join(err, c.pixels.Close())
@@ -196,7 +204,7 @@ func openCache(path string, size int) (*cache, error) {
 
 // readIndex reads the lines of the index that are whole and whose pixels are there. The others' images are missing.
 func (c *cache) readIndex(size int) error {
-	c.images = nil
+	c.images, c.index = nil, nil
 	f, err := os.Open(filepath.Join(c.path, cacheIndex))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -205,6 +213,9 @@ func (c *cache) readIndex(size int) error {
 		return err
 	}
 	defer f.Close()
+	if c.index, err = f.Stat(); err != nil {
+		return err
+	}
 	st, err := c.pixels.Stat()
 	if err != nil {
 		return err
@@ -269,6 +280,9 @@ func (c *cache) build(ctx context.Context, source, now string, o Options, progre
 	}
 	if err != nil {
 		return nil, err
+	}
+	if c.index, err = os.Stat(filepath.Join(c.path, cacheIndex)); err != nil {
+		return nil, fmt.Errorf("cache %s: %w", c.path, err)
 	}
 	c.end = cacheEnd{Format: cacheFormat, Size: o.Size, Stamp: now, Images: len(c.images), Annotated: files.annotated, Annotations: files.annotations}
 	d, err := c.dataset(o, files.named)
@@ -369,7 +383,7 @@ func (c *cache) fill(ctx context.Context, source string, o Options, w *cacheWrit
 
 // intact keeps the images whose pixels are what was stored. A file that could not be decoded is tried again, too.
 func (c *cache) intact(ctx context.Context) error {
-	whole := c.images[:0]
+	whole, buf := c.images[:0], []uint8(nil)
 	for _, v := range c.images {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -377,25 +391,13 @@ func (c *cache) intact(ctx context.Context) error {
 		if v.Error != "" {
 			continue
 		}
-		if _, err := c.read(&v, nil); err == nil {
+		var damage error
+		if buf, damage = c.load(&v, buf); damage == nil {
 			whole = append(whole, v)
 		}
 	}
 	c.images = whole
 	return nil
-}
-
-// read reads the pixels of an image into buf, which it makes larger where that is needed, and checks them.
-func (c *cache) read(v *cachedImage, buf []uint8) ([]uint8, error) {
-	buf = slices.Grow(buf[:0], v.bytes())[:v.bytes()]
-	if _, err := c.pixels.ReadAt(buf, v.At); err != nil {
-		return buf, fmt.Errorf("data: cache %s: %s: %w", c.path, v.Name, err)
-	}
-	if crc32.Checksum(buf, castagnoli) != v.Sum {
-		return buf, fmt.Errorf("data: cache %s: %s: the checksum of its pixels is wrong: remove the file %s, and it is decoded anew",
-			c.path, v.Name, filepath.Join(c.path, cacheDone))
-	}
-	return buf, nil
 }
 
 // decode makes image and pixels of a file that the cache does not hold, and compares one that it does.

@@ -59,6 +59,9 @@ func (s *Images) Digest(w io.Writer) {
 	}
 }
 
+// resize gives n elements, those of s where it has room for them.
+func resize(s []uint8, n int) []uint8 { return slices.Grow(s[:0], n)[:n] }
+
 // subset takes the images of the given indices: copies of those in memory.
 func (s *Images) subset(index []int) *Images {
 	if s.cache != nil {

@@ -153,21 +153,9 @@ func walkFolder(root string, take func(entry) error) error {
 
 // walkArchive calls take for every file and folder of a tar archive, which may be compressed by gzip or bzip2.
 func walkArchive(r io.Reader, take func(entry) error) error {
-	buffered := bufio.NewReaderSize(r, 1<<20)
-	magic, err := buffered.Peek(3)
-	if err != nil && err != io.EOF {
+	plain, _, err := decompressed(bufio.NewReaderSize(r, 1<<20))
+	if err != nil {
 		return err
-	}
-	var plain io.Reader = buffered
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		gz, err := gzip.NewReader(buffered)
-		if err != nil {
-			return err
-		}
-		plain = gz
-	case bytes.HasPrefix(magic, []byte("BZh")):
-		plain = bzip2.NewReader(buffered)
 	}
 	t, files := tar.NewReader(plain), 0
 	for {
@@ -195,6 +183,21 @@ func walkArchive(r io.Reader, take func(entry) error) error {
 	// A compressed stream has a checksum behind the archive's end; only reading to the end verifies it.
 	_, err = io.Copy(io.Discard, plain)
 	return err
+}
+
+// decompressed gives what r holds, decompressed where its first bytes are those of gzip or bzip2.
+func decompressed(r *bufio.Reader) (plain io.Reader, compressed bool, err error) {
+	magic, err := r.Peek(3)
+	switch {
+	case err != nil && err != io.EOF:
+		return nil, false, err
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		plain, err := gzip.NewReader(r)
+		return plain, true, err
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		return bzip2.NewReader(r), true, nil
+	}
+	return r, false, nil
 }
 
 // collector sorts the files of a source by what they are and makes a dataset of them.
