@@ -70,6 +70,7 @@ type cache struct {
 	source   string
 	imageNet bool // the source is ImageNet's archives
 	pixels   *os.File
+	readOnly error         // why pixels cannot be written; nil where they can
 	index    fs.FileInfo   // of the file that says where images are, when it was read or written
 	images   []cachedImage // in the order in which they were stored
 	end      cacheEnd      // the zero value while images are missing
@@ -191,9 +192,9 @@ func openCache(path string, size int) (*cache, error) {
 		return nil, err
 	}
 	if c.pixels, err = os.OpenFile(filepath.Join(path, cachePixels), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
-		var reading error // one that is complete may lie on a read-only disk
-		if c.pixels, reading = os.Open(filepath.Join(path, cachePixels)); reading != nil {
-			return nil, err
+		c.readOnly = err // one that is complete may lie on a read-only disk
+		if c.pixels, err = os.Open(filepath.Join(path, cachePixels)); err != nil {
+			return nil, c.readOnly
 		}
 	}
 	if err := c.readIndex(size); err != nil {

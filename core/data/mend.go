@@ -108,6 +108,9 @@ func (c *cache) again(v *cachedImage, buf []uint8) ([]uint8, error) {
 
 // rewrite puts pixels where they were. The folder is locked meanwhile: a process that makes the cache anew has other images there.
 func (c *cache) rewrite(v *cachedImage, pixels []uint8) error {
+	if c.readOnly != nil {
+		return c.readOnly
+	}
 	lock, err := model.LockFolder(c.path)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -215,6 +216,10 @@ func TestMendWithoutWriting(t *testing.T) {
 			d.Train.cache.pixels = f
 			return func() { f.Close() }
 		}, "write"},
+		{"the disk is read-only", func(_ *testing.T, _ string, d *Dataset) func() {
+			d.Train.cache.readOnly = fs.ErrPermission
+			return func() {}
+		}, "permission denied"},
 		{"another process has made the cache anew", func(t *testing.T, cache string, _ *Dataset) func() {
 			text, err := os.ReadFile(filepath.Join(cache, cacheIndex))
 			if err != nil {
