@@ -26,6 +26,7 @@ type Options struct {
 	Only    *regexp.Regexp // rows by Name; nil: all
 	Peers   []string       // commands of peers; with any, only what they measure is measured
 	Rounds  int            // how often each peer runs
+	Images  string         // source of JPEGs for the rows of ImageNet's pipeline, all of which are decoded again and again; "" makes some
 }
 
 // Machine is where a result was measured, as far as the caller could find out; zero values are unknown.
@@ -41,22 +42,23 @@ type Machine struct {
 
 // Result is everything that was measured.
 type Result struct {
-	Program     string       `json:"program"` // name and commit
-	Date        time.Time    `json:"date"`
-	Go          string       `json:"go"`
-	Machine     Machine      `json:"machine"`
-	Kernels     string       `json:"kernels"`
-	Threads     int          `json:"threads"`
-	Notes       []string     `json:"notes,omitempty"`
-	Budget      float64      `json:"budget_s"` // for each row
-	Limits      []Limit      `json:"limits"`
-	Rows        []Row        `json:"rows"`
-	Memory      []MemoryRow  `json:"memory,omitempty"`
-	Inputs      []InputRow   `json:"input,omitempty"`
-	Edge        []EdgeRow    `json:"edge,omitempty"`
-	Summary     *Summary     `json:"summary,omitempty"`
-	Skipped     []Skipped    `json:"skipped,omitempty"`
-	Comparisons []Comparison `json:"comparisons,omitempty"`
+	Program     string        `json:"program"` // name and commit
+	Date        time.Time     `json:"date"`
+	Go          string        `json:"go"`
+	Machine     Machine       `json:"machine"`
+	Kernels     string        `json:"kernels"`
+	Threads     int           `json:"threads"`
+	Notes       []string      `json:"notes,omitempty"`
+	Budget      float64       `json:"budget_s"` // for each row
+	Limits      []Limit       `json:"limits"`
+	Rows        []Row         `json:"rows"`
+	Memory      []MemoryRow   `json:"memory,omitempty"`
+	Inputs      []InputRow    `json:"input,omitempty"`
+	Edge        []EdgeRow     `json:"edge,omitempty"`
+	ImageNet    []ImageNetRow `json:"imagenet,omitempty"`
+	Summary     *Summary      `json:"summary,omitempty"`
+	Skipped     []Skipped     `json:"skipped,omitempty"`
+	Comparisons []Comparison  `json:"comparisons,omitempty"`
 }
 
 // Skipped is a row that was not measured.
@@ -99,7 +101,7 @@ func Run(ctx context.Context, o Options, r *Result, out, progress io.Writer) err
 	if len(o.Peers) > 0 {
 		err = b.peers(ctx, o, shapes, r, t)
 	} else {
-		err = b.rows(ctx, keys, shapes, r, t)
+		err = b.rows(ctx, keys, shapes, o.Images, r, t)
 	}
 	if err != nil {
 		return err
@@ -125,12 +127,14 @@ func (b *bench) limits(ctx context.Context, r *Result, t *table) error {
 }
 
 // rows measures the rows of the keys.
-func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result, t *table) error {
-	var trainings, edges []Key
+func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, images string, r *Result, t *table) error {
+	var trainings, edges, imageNets []Key
 	keys = slices.DeleteFunc(keys, func(k Key) bool {
 		switch {
 		case k.Kind == Edge:
 			edges = append(edges, k)
+		case k.Kind == ImageNet:
+			imageNets = append(imageNets, k)
 		case apart(k):
 			trainings = append(trainings, k)
 		}
@@ -154,6 +158,9 @@ func (b *bench) rows(ctx context.Context, keys []Key, shapes []Shape, r *Result,
 		t.legend(b.machine.CacheKB)
 	}
 	if err := b.trainings(ctx, trainings, r, t); err != nil {
+		return err
+	}
+	if err := b.imageNets(ctx, imageNets, images, r, t); err != nil {
 		return err
 	}
 	if err := b.edges(ctx, edges, r, t); err != nil {

@@ -354,7 +354,8 @@ func TestRunSkips(t *testing.T) {
 	if err := Run(context.Background(), o, &r, &text, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Rows) != 0 || len(r.Skipped) != 1 || r.Skipped[0].Name != "net/r18lc/1/inference" {
+	if len(r.Rows) != 0 || len(r.Skipped) != 2 || r.Skipped[0].Name != "net/r18lc/1/inference" ||
+		r.Skipped[1].Name != "imagenet/r18lc/64/train_step_AdamW+sleep_instant" {
 		t.Fatalf("result %+v", r)
 	}
 	if s := text.String(); !strings.Contains(s, "Skipped") || !strings.Contains(s, "76 MB are free") {

@@ -21,6 +21,8 @@ const (
 	Memory = "memory" // resident memory of a network's training
 	Input  = "input"  // the input pipeline of a network's training
 	Edge   = "edge"   // a network in integers against the same in float32
+
+	ImageNet = "imagenet" // ImageNet's input pipeline beside a network's training
 )
 
 // What a row measures. Peers use the same names.
@@ -32,6 +34,8 @@ const (
 	Sleep     = "sleep_instant"    // of a network, all locally connected layers
 	Hebbian   = "sleep_hebbian"    // of a network, by Eq. 4, beside a training step of the key's batch
 	Inference = "inference"        // of a network, everything included
+
+	WakeSleep = "train_step_AdamW+sleep_instant" // of a network that sleeps after every step
 )
 
 // Key names a piece of work.
@@ -81,7 +85,8 @@ func defaultKeys(shapes []Shape, only *regexp.Regexp) []Key {
 		Key{Net, "r20", 64, TrainStep}, Key{Net, "r20", 128, TrainStep},
 		Key{Net, "r20lc", 1, Inference}, Key{Net, "r18lc", 1, Inference},
 		Key{Memory, "r20lc", 512, TrainStep}, Key{Input, "r8w8", 512, TrainStep}, Key{Input, "r20", 512, TrainStep},
-		Key{Edge, "r20lc", 1, Inference})
+		Key{Edge, "r20lc", 1, Inference},
+		Key{ImageNet, "r18", 64, TrainStep}, Key{ImageNet, "r18lc", 64, WakeSleep})
 	return slices.DeleteFunc(keys, func(k Key) bool { return only != nil && !only.MatchString(k.String()) })
 }
 
@@ -123,7 +128,8 @@ func subjects(keys []Key, shapes []Shape) ([]*subject, map[Key]error) {
 func (k Key) network(shapes []Shape) (*net.Network, error) {
 	works, batches := []string{Forward, Both}, true
 	if k.Kind == Net {
-		works, batches = []string{TrainStep, AdamStep, Sleep, Hebbian, Inference}, k.What == TrainStep || k.What == Hebbian || k.What == Inference
+		works = []string{TrainStep, AdamStep, Sleep, Hebbian, Inference, WakeSleep}
+		batches = k.What != AdamStep && k.What != Sleep
 	}
 	if !slices.Contains(works, k.What) {
 		return nil, fmt.Errorf("speed: %s: no such work is measured here", k)
@@ -153,11 +159,13 @@ func (k Key) works(n *net.Network) []Work {
 		for _, l := range weighted(n) {
 			works = append(works, l.both(k.Batch))
 		}
-	case TrainStep:
+	case TrainStep, WakeSleep:
 		for _, l := range weighted(n) {
 			works = append(works, l.forward(k.Batch), l.backward(k.Batch, !l.first))
 		}
-		works = append(works, adamW(n))
+		if works = append(works, adamW(n)); k.What == WakeSleep {
+			works = append(works, instantSleep(n))
+		}
 	case AdamStep:
 		works = append(works, adamW(n))
 	case Sleep:
@@ -178,7 +186,7 @@ func (k Key) footprint(n *net.Network) float64 {
 	switch k.What {
 	case Both:
 		return 2 * float32Bytes * (params + float64(k.Batch)*activations)
-	case TrainStep:
+	case TrainStep, WakeSleep:
 		return float32Bytes * (4*params + 2*float64(k.Batch)*activations)
 	case AdamStep:
 		return float32Bytes * 4 * params
@@ -289,12 +297,12 @@ func (e *engine) prepare(ctx context.Context, k Key) (func(), error) {
 	switch k.What {
 	case Inference:
 		return func() { _, err := e.engine.Infer(ctx, x); keep(err) }, nil
-	case TrainStep:
+	case TrainStep, WakeSleep:
 		y := make(core.Labels, batch)
 		for i := range y {
 			y[i] = int32(i % e.net.Output().C)
 		}
-		return func() { _, err := e.engine.Wake(ctx, x, y, 1e-3); keep(err) }, nil
+		return func() { keep(e.learn(ctx, k, x, y)) }, nil
 	case Sleep:
 		return func() { _, err := e.engine.Sleep(ctx, sleep.Stream{Rule: sleep.Instant{}}); keep(err) }, nil
 	case Hebbian:

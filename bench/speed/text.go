@@ -207,6 +207,18 @@ func (t *table) input(r InputRow) {
 		percent(r.Wait.Median), percent(r.Wait.Max))
 }
 
+// imageNet writes a row of ImageNet's pipeline.
+func (t *table) imageNet(r ImageNetRow) {
+	t.begin("ImageNet's input pipeline on one goroutine, images/s, and how many times those of the step alone; "+r.Images, []column{
+		{"net", -6}, {"batch", 5}, {"what", -30}, {"step", 6}, {"decode", 6}, {"×", 5}, {"crop", 6}, {"×", 5}, {"resized", 7}, {"×", 5},
+		{"training", 8}, {"waits", 7}, {"at most", 7},
+	})
+	percent := func(x float64) string { return fmt.Sprintf("%.2f %%", 100*x) }
+	t.row(r.Layer, batchSize(r.Batch), r.What, digits(r.Step.Median), digits(r.Decode.Median), digits(r.DecodeRatio.Median),
+		digits(r.Crop.Median), digits(r.CropRatio.Median), digits(r.Resized.Median), digits(r.ResizedRatio.Median),
+		digits(r.Training.Median), percent(r.Wait.Median), percent(r.Wait.Max))
+}
+
 // legend explains the columns of rows.
 func (t *table) legend(cacheKB int64) {
 	t.printf(`

@@ -161,16 +161,26 @@ func (b *bench) input(ctx context.Context, s *subject, k Key) (InputRow, error) 
 		return r, err
 	}
 	defer e.close()
-	var steps, waits []float64
+	steps, waits, err := b.waits(ctx, l, func(m data.Minibatch) error { return e.learn(ctx, k, m.X, m.Labels) })
+	if err != nil {
+		return r, fmt.Errorf("speed: %s: %w", k, err)
+	}
+	r.Training, r.Wait = spreadOf(steps).per(float64(k.Batch)), spreadOf(waits)
+	return r, nil
+}
+
+// waits trains until the budget is spent: the seconds of each step, and the share of them that it waited for its batch.
+func (b *bench) waits(ctx context.Context, l *data.Loader, learn func(data.Minibatch) error) (steps, waits []float64, err error) {
 	done := func() bool {
 		counted := steps[min(len(steps), inAdvance):]
 		return len(counted) >= minSamples && sum(counted) >= b.budget.Seconds()
 	}
+	epoch := 0
 	for last := time.Now(); !done(); epoch++ {
 		for m := range l.Epoch(ctx, epoch, 0) {
 			wait := time.Since(last)
-			if _, err := e.engine.Wake(ctx, m.X, m.Labels, 1e-3); err != nil {
-				return r, fmt.Errorf("speed: %s: %w", k, err)
+			if err := learn(m); err != nil {
+				return nil, nil, err
 			}
 			step := time.Since(last)
 			last = last.Add(step)
@@ -180,12 +190,10 @@ func (b *bench) input(ctx context.Context, s *subject, k Key) (InputRow, error) 
 			}
 		}
 		if err := ctx.Err(); err != nil {
-			return r, err
+			return nil, nil, err
 		}
 	}
-	r.Training = spreadOf(steps[inAdvance:]).per(float64(k.Batch))
-	r.Wait = spreadOf(waits[inAdvance:])
-	return r, nil
+	return steps[inAdvance:], waits[inAdvance:], nil
 }
 
 // inAdvance is how many steps do not count: one for each batch that the pipeline makes in advance, and the first.
@@ -199,4 +207,4 @@ func sum(xs []float64) (total float64) {
 }
 
 // apart tells whether a key is for trainings or edges.
-func apart(k Key) bool { return slices.Contains([]string{Memory, Input, Edge}, k.Kind) }
+func apart(k Key) bool { return slices.Contains([]string{Memory, Input, Edge, ImageNet}, k.Kind) }

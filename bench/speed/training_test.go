@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"hypnos/core"
+	"hypnos/core/data/datatest"
 )
 
 // trained measures rows of training on a machine with so much memory free.
@@ -95,5 +99,60 @@ func has(t *testing.T, r Result, parts ...string) {
 		if !strings.Contains(string(text), part) {
 			t.Errorf("no %s in\n%s", part, text)
 		}
+	}
+}
+
+// ImageNet's pipeline beside training, with made-up photos and, where they are, the real sample; a small network stands for the large.
+func TestImageNetPipeline(t *testing.T) {
+	for _, source := range []string{"", "../../../shared/data/imagenet-sample.tar"} {
+		name := "real photos"
+		if source == "" {
+			name = "made-up photos"
+		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat(source); source != "" && err != nil {
+				t.Skipf("the ImageNet sample is not there: %v", err)
+			}
+			keys := []Key{{ImageNet, "r8w8", 4, TrainStep}, {ImageNet, "r8w8", 4, WakeSleep}}
+			var text bytes.Buffer
+			r := Result{}
+			b := bench{threads: 1, budget: time.Millisecond, machine: Machine{AvailableMB: 2000}}
+			b.cpu.Threads = 1
+			if err := b.imageNets(context.Background(), keys, source, &r, &table{out: &text, progressTo: io.Discard}); err != nil {
+				t.Fatal(err)
+			}
+			if len(r.ImageNet) != 2 || len(r.Skipped) != 0 {
+				t.Fatalf("result %+v", r)
+			}
+			for i, row := range r.ImageNet {
+				if row.Key != keys[i] || (row.Images == source) != (source != "") {
+					t.Errorf("row %+v", row)
+				}
+				for _, s := range []Spread{row.Step, row.Decode, row.Crop, row.Resized, row.DecodeRatio, row.CropRatio, row.ResizedRatio, row.Training} {
+					if !(s.Min > 0) || math.IsInf(s.Max, 0) || s.N < minSamples {
+						t.Errorf("row %+v", row)
+					}
+				}
+				if !(row.Crop.Median > row.Decode.Median) { // a decoded image is decoded no more
+					t.Errorf("%g images/s are decoded, %g read", row.Decode.Median, row.Crop.Median)
+				}
+				if !(row.Wait.Min >= 0 && row.Wait.Max <= 1) {
+					t.Errorf("shares of waiting %+v", row.Wait)
+				}
+			}
+			t.Logf("%s", text.String())
+			has(t, r, `"imagenet":[{"kind":"imagenet","layer":"r8w8","batch":4,`, `"decode_by_step":{`, `"wait_share":{`)
+		})
+	}
+}
+
+// A source of images that cannot be decoded is an error that names the file.
+func TestImageNetPipelineRefuses(t *testing.T) {
+	source := t.TempDir()
+	datatest.Write(t, filepath.Join(source, "train", "x", "1.jpg"), []byte("none"))
+	b := bench{threads: 1, budget: time.Millisecond, machine: Machine{AvailableMB: 2000}}
+	err := b.imageNets(context.Background(), []Key{{ImageNet, "r8w8", 4, TrainStep}}, source, &Result{}, &table{out: io.Discard, progressTo: io.Discard})
+	if err == nil || !strings.Contains(err.Error(), source+": train/x/1.jpg: image: unknown format") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -58,7 +58,8 @@ Measures the machine's limits (peak of fused multiply-adds, bandwidth of memory)
 whole networks on the CPU backend, and prints each with the bound that follows from its arithmetic, the share of it that
 is reached, and what binds. Rows are named kind/layer/batch/what, for example lc2d/c16x32/64/fwd+bwd,
 net/r20lc/64/train_step_AdamW, net/r20lc/sleep_instant. Rows of the kinds memory and input set the resident memory of
-training beside its plan, and tell whether training waits for images.
+training beside its plan, and tell whether training waits for images; those of the kind imagenet do that for ImageNet's pipeline:
+JPEGs decoded into a cache, random crops and random-resized-crops from it, beside training steps of half-width ResNet18.
 
 With --peer it runs another program, which prints its own timings as lines of JSON, in alternation with the same work
 here, and prints the ratio of the times pair by pair; docs/performance.md says what the lines are.
@@ -67,6 +68,7 @@ Examples:
   hypnos bench speed --json speed.json
   hypnos bench speed --only 'lc2d/.*/64/' --threads 1
   hypnos bench speed --only '^(memory|input)/'
+  hypnos bench speed --only '^imagenet/' --images imagenet-sample.tar
   hypnos bench speed --rounds 5 --peer 'python3 peer.py'`)
 	var o speed.Options
 	f.IntVar(&o.Threads, "threads", 0, "number of threads (default: one a core)")
@@ -75,6 +77,7 @@ Examples:
 	only := f.String("only", "", "measure only the rows whose name the regular `expression` matches")
 	f.Var((*list)(&o.Peers), "peer", "`command` of a peer to compare with; may be given several times")
 	f.IntVar(&o.Rounds, "rounds", 3, "how often a peer runs")
+	f.StringVar(&o.Images, "images", "", "few images for the rows of the kind imagenet: class folders or an archive of them (default: made-up JPEGs)")
 	file := f.String("json", "", "write everything to a `file` as JSON")
 	if _, err := f.parse(args); err != nil {
 		return err
