@@ -2,6 +2,7 @@ package data
 
 import (
 	"math"
+	"slices"
 
 	"hypnos/core/net"
 )
@@ -69,33 +70,41 @@ func bilinear(n, m int) []taps {
 // resized writes a part of the image, scaled to the batch's size (bilinear, anti-aliased), normalised. Products are rounded before
 // they are added, so that it is the same on every processor.
 func (v *view) resized(dst []float32, src []uint8, s net.Shape, r rectangle, mirror bool) {
-	rows := make([]float64, r.h*v.Size*3) // (r.h, Size, 3): scaled along rows
-	for j, t := range bilinear(r.w, v.Size) {
-		if mirror {
-			j = v.Size - 1 - j
-		}
-		for y := range r.h {
-			from := ((r.row+y)*s.W + r.col + t.first) * 3
-			var sum [3]float64
+	line := v.Size * 3
+	rows := make([]float64, r.h*line) // (r.h, Size, 3): scaled along rows
+	across := bilinear(r.w, v.Size)
+	if mirror {
+		slices.Reverse(across)
+	}
+	for y := range r.h {
+		from := src[((r.row+y)*s.W+r.col)*3:][:3*r.w]
+		to := rows[y*line:][:line]
+		for j, t := range across {
+			var red, green, blue float64
+			p := from[3*t.first:]
 			for k, w := range t.weight {
-				for c := range 3 {
-					sum[c] += float64(w * float64(src[from+3*k+c]))
-				}
+				q := p[3*k:][:3]
+				red += float64(w * float64(q[0]))
+				green += float64(w * float64(q[1]))
+				blue += float64(w * float64(q[2]))
 			}
-			copy(rows[(y*v.Size+j)*3:], sum[:])
+			to[3*j], to[3*j+1], to[3*j+2] = red, green, blue
 		}
 	}
-	line := v.Size * 3
-	sum := make([]float64, line)
+	sum, mean, std := make([]float64, line), v.Stats.Mean, v.Stats.Std
 	for i, t := range bilinear(r.h, v.Size) {
 		clear(sum)
 		for k, w := range t.weight {
-			for x, value := range rows[(t.first+k)*line : (t.first+k+1)*line] {
+			row := rows[(t.first+k)*line:][:len(sum)]
+			for x, value := range row {
 				sum[x] += float64(w * value)
 			}
 		}
-		for x, value := range sum {
-			dst[i*line+x] = float32((value/255 - v.Stats.Mean[x%3]) / v.Stats.Std[x%3])
+		to := dst[i*line:][:len(sum)]
+		for x := 0; x+2 < len(sum); x += 3 {
+			to[x] = float32((sum[x]/255 - mean[0]) / std[0])
+			to[x+1] = float32((sum[x+1]/255 - mean[1]) / std[1])
+			to[x+2] = float32((sum[x+2]/255 - mean[2]) / std[2])
 		}
 	}
 }
