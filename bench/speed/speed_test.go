@@ -229,7 +229,7 @@ func TestSummary(t *testing.T) {
 func TestDefaultKeys(t *testing.T) {
 	shapes := mustShapes(t)
 	keys := defaultKeys(shapes, nil)
-	if want := 2*7*3*2 + 9 + 3 + 1; len(keys) != want {
+	if want := 2*7*3*2 + 9 + 3 + 1 + 2; len(keys) != want {
 		t.Fatalf("%d rows, want %d", len(keys), want)
 	}
 	keys = slices.DeleteFunc(keys, func(k Key) bool {

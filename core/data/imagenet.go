@@ -296,7 +296,7 @@ func listTar(f io.ReaderAt, from, size int64, take func(name string, at, size in
 		if h.Typeflag != tar.TypeReg || sparse(h) {
 			return fmt.Errorf("%s: not an ordinary file", h.Name)
 		}
-		if at+h.Size > size {
+		if h.Size > size-at {
 			return fmt.Errorf("it is cut within %s: %d of its %d bytes are there", name, size-at, h.Size)
 		}
 		end, last = (at+h.Size+block-1)/block*block, name
