@@ -89,9 +89,10 @@ func (c *cache) where(name string) string {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// OpenCached opens class folders, an archive of them, or ImageNet's archives, whose decoded images need not fit memory: images are decoded once, scaled
-// (bilinear, anti-aliased) until their shorter side has o.Size pixels, and kept as bytes in the folder at path. What is there already
-// is not decoded again, so that a build that was killed goes on. progress, which may be nil, gets the number of images after each one.
+// OpenCached opens class folders, an archive of them, or ImageNet's archives, whose decoded images need not fit memory: images are
+// decoded once, scaled (bilinear, anti-aliased) until their shorter side has o.Size pixels, and kept as bytes in the folder at path.
+// What is there already is not decoded again, so that a build that was killed goes on. progress, which may be nil, gets the number of
+// images after each one.
 //
 // A source whose files have the names, sizes and times of last time is not read at all. Otherwise it is read to the end, and files
 // whose SHA-256 is another one than that of the cached image, or that are gone, are an error. Two processes cannot share a cache

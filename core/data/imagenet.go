@@ -361,8 +361,8 @@ func readValClasses(folder string) (v valClasses, err error) {
 	}
 	switch {
 	case len(found) == 0:
-		return v, fmt.Errorf("%s: nothing says its images' classes: put %s beside it, or %s with lines such as ILSVRC2012_val_00000001.JPEG n01751748",
-			valArchive, devkitArchive, valLabels)
+		return v, fmt.Errorf("%s: nothing says its images' classes: put %s beside it, or %s with lines as %s",
+			valArchive, devkitArchive, valLabels, "ILSVRC2012_val_00000001.JPEG n01751748")
 	case len(found) == 2:
 		return v, fmt.Errorf("both %s and %s say the classes of %s: move one of them elsewhere", found[0], found[1], valArchive)
 	}
@@ -511,7 +511,8 @@ func numberOf(name string) (int, error) {
 	digits := strings.TrimPrefix(strings.TrimSuffix(name, path.Ext(name)), "ILSVRC2012_val_")
 	n, err := strconv.ParseUint(digits, 10, 31)
 	if err != nil || len(digits) != 8 {
-		return 0, fmt.Errorf("%s of %s: its name has no number, as ILSVRC2012_val_00000001.JPEG has: the list must name the images", name, valArchive)
+		return 0, fmt.Errorf("%s of %s: its name has no number, as ILSVRC2012_val_00000001.JPEG has: the list must name the images",
+			name, valArchive)
 	}
 	return int(n), nil
 }

@@ -72,8 +72,9 @@ func devkit(t *testing.T, truth string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	swapped := []datatest.File{{Name: "ILSVRC2012_devkit_t12/data/" + metaMat, Content: meta}, {Name: "ILSVRC2012_devkit_t12/data/" + groundTruth, Content: []byte(truth)}}
-	return string(zip(t, datatest.Tar(t, swapped...)))
+	const folder = "ILSVRC2012_devkit_t12/data/"
+	files := []datatest.File{{Name: folder + metaMat, Content: meta}, {Name: folder + groundTruth, Content: []byte(truth)}}
+	return string(zip(t, datatest.Tar(t, files...)))
 }
 
 // Whatever says the classes of the validation images, labels are the ranks of the classes' names.
@@ -221,7 +222,7 @@ func TestBadImageNetArchives(t *testing.T) {
 		{"class of no archive", train("n00000003.tar", bytes.Repeat([]byte("x"), 2048)), trainArchive + ": n00000003.tar: not a tar archive"},
 		{"compressed class", train("n00000003.tar", zip(t, images("a.JPEG"))), trainArchive + ": n00000003.tar: compressed: decompress it"},
 		{"class that is cut", train("n00000003.tar", images("a.JPEG", "b.JPEG")[:1300]), trainArchive + ": n00000003.tar: it is cut"},
-		{"unreadable image", train("n00000003.tar", images("a.JPEG")), ""},
+		{"a class more", train("n00000003.tar", images("a.JPEG")), ""},
 		{"unreadable training image", train("n00000003.tar", datatest.Tar(t, datatest.File{Name: "n00000003_7.JPEG", Content: image[:200]})),
 			trainArchive + ": n00000003.tar: n00000003_7.JPEG: unexpected EOF"},
 		{"unreadable validation image", func(a *archives) { a.val[1].Content = []byte("none") },
