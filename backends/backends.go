@@ -5,8 +5,11 @@ package backends
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"strconv"
 	"strings"
+
+	xcpu "golang.org/x/sys/cpu"
 
 	"hypnos/backends/cpu"
 	"hypnos/backends/cuda"
@@ -133,4 +136,35 @@ next:
 		return nil, fmt.Errorf("unknown setting %q (known: %s)", key, strings.Join(known, ", "))
 	}
 	return settings, nil
+}
+
+// Pin writes out what this machine chooses for a backend, so that another machine opens the same, and names all that the bits of its
+// results depend on beside what it is given: where both texts are equal, results are. They are for backends that can train.
+func Pin(spec string) (pinned, arithmetic string, err error) {
+	b, err := Open(spec)
+	if err != nil {
+		return "", "", err
+	}
+	defer b.Close()
+	name, rest, _ := strings.Cut(spec, ":")
+	processor := runtime.GOARCH
+	if runtime.GOARCH == "amd64" && !xcpu.X86.HasFMA {
+		processor += " without FMA" // on which package math's results depend
+	}
+	switch name {
+	case cpu.Name:
+		settings, _ := parse(rest, []string{"threads", "kernels", "memory"}) // Open has read them
+		kernels := settings["kernels"]
+		if kernels == "" {
+			kernels = cpu.Versions()[0]
+			spec = name + ":kernels=" + kernels
+			if rest != "" {
+				spec += "," + rest
+			}
+		}
+		return spec, fmt.Sprintf("%s, %s, kernels %s", processor, name, kernels), nil
+	case cuda.Name:
+		return spec, fmt.Sprintf("%s, %s, %s", processor, name, strings.Join(b.Caps().Notes, ", ")), nil
+	}
+	return spec, processor + ", " + name, nil
 }

@@ -70,9 +70,15 @@ func (d *RunDir) Evals() ([]train.Eval, error) {
 type Observer interface {
 	// Begin is called once: the number of learning steps of the whole run, and the state it begins from.
 	Begin(steps int64, from train.State)
-	// Observe gets every train.Step, train.Sleep and train.Eval, a data.Mended for each image of a cache that was damaged, and before
-	// Begin Decoded.
+	// Observe gets every train.Step, train.Sleep, train.Eval and Saved, a data.Mended for each image of a cache that was damaged, and
+	// before Begin Decoded.
 	Observe(metric any)
+}
+
+// Saved tells that the directory's checkpoint is whole and durable. Until Observe returns, no file of the directory changes: it can be
+// copied as it is, and the copy can go on.
+type Saved struct {
+	State train.State
 }
 
 // Decoded tells how many images a cache holds that is being made.
@@ -80,10 +86,37 @@ type Decoded struct {
 	Images int
 }
 
+// Place is what is otherwise on this machine than a configuration says that was made on another one. Nothing of it is kept: the run
+// directory and its checkpoint have the configuration's. What is "" is as configured.
+type Place struct {
+	DataPath  string // where the same images lie
+	DataCache string // where they may be kept decoded; only in place of a configured cache
+	Backend   string // one that computes the same
+}
+
+// of is the configuration as it is run here.
+func (p Place) of(c Config) Config {
+	if p.DataPath != "" {
+		c.Data.Path = p.DataPath
+	}
+	if p.DataCache != "" && c.Data.Cache != "" {
+		c.Data.Cache = p.DataCache
+	}
+	if p.Backend != "" {
+		c.Backend = p.Backend
+	}
+	return c
+}
+
 // Run trains as configured in a directory, or goes on with the run that the directory holds, which must have
 // the same configuration but for its length, its backend and where its images lie. It returns the last state and the
 // last evaluation, nil if there was none. Interrupted runs return an error that wraps train.ErrInterrupted.
 func Run(ctx context.Context, c Config, dir *RunDir, o Observer) (train.State, *train.Eval, error) {
+	return RunAt(ctx, c, Place{}, dir, o)
+}
+
+// RunAt is Run on another machine than the one that the configuration was made on.
+func RunAt(ctx context.Context, c Config, p Place, dir *RunDir, o Observer) (train.State, *train.Eval, error) {
 	old, params, err := dir.previous(c)
 	if err != nil {
 		return train.State{}, nil, err
@@ -91,15 +124,17 @@ func Run(ctx context.Context, c Config, dir *RunDir, o Observer) (train.State, *
 	if params != nil {
 		defer params.Close()
 	}
-	d, err := openData(ctx, c.Data, c.Seed, func(images int) { o.Observe(Decoded{images}) })
+	here := p.of(c)
+	d, err := openData(ctx, here.Data, c.Seed, func(images int) { o.Observe(Decoded{images}) })
 	if err != nil {
 		return train.State{}, nil, err
 	}
-	x, err := Open(c, d)
+	x, err := Open(here, d)
 	if err != nil {
 		return train.State{}, nil, err
 	}
 	defer x.Close()
+	x.Config = c // which is what is kept
 	r := session{Experiment: x, dir: dir, observer: o, record: DataRecord{
 		Name: d.Name, Classes: d.Classes, Train: d.Train.Len(), Test: d.Test.Len(),
 		Stats: x.Stats, Fingerprint: Fingerprint(d), Skipped: d.Skipped,
@@ -130,6 +165,15 @@ func (d *RunDir) previous(c Config) (Checkpoint, *model.File, error) {
 		return k, nil, fmt.Errorf("experiment: run directory %s holds another run: %s; choose another directory", d.Path, key)
 	}
 	return k, f, nil
+}
+
+// State is where the run stands that the directory holds, the zero State without one. A run of another configuration is an error, as in Run.
+func (d *RunDir) State(c Config) (train.State, error) {
+	k, f, err := d.previous(c)
+	if f != nil {
+		f.Close()
+	}
+	return k.State, err
 }
 
 // differs names the first setting that would make a resumed run another run.
@@ -279,7 +323,11 @@ func (r *session) save(s train.State) error {
 	if err := k.describe(p); err != nil {
 		return err
 	}
-	return model.Save(r.dir.File(CheckpointFile), p)
+	if err := model.Save(r.dir.File(CheckpointFile), p); err != nil {
+		return err
+	}
+	r.observer.Observe(Saved{s})
+	return nil
 }
 
 // history is what the figures show.

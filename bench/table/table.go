@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"hypnos/bench/experiment"
 	"hypnos/core"
 	"hypnos/core/data"
@@ -35,6 +37,17 @@ type Options struct {
 	// Observe gives the observer of a run, which is told its label first; Done is told of each result, resumed or not.
 	Observe func(label string) experiment.Observer
 	Done    func(label string, r Result)
+	Machine string // that trains, for the results
+	// Dispatch has a run trained elsewhere, which ends with its result in its directory (Result.Save); package farm does. All runs are then
+	// handed out at a time, and Observe is not used. nil trains one run after the other here.
+	Dispatch func(context.Context, Task) (Result, error)
+}
+
+// Task is one run: a configuration and the directory that it is kept in.
+type Task struct {
+	Label  string // for readers: "LC - ws(10), seed 1"
+	Dir    string
+	Config experiment.Config
 }
 
 // Rates are what a search chooses.
@@ -115,6 +128,7 @@ type Result struct {
 	Classes  int          `json:"classes"`
 	Data     string       `json:"data"`
 	Program  string       `json:"program"`
+	Machine  string       `json:"machine,omitempty"`
 }
 
 // last is the last evaluation; ok is false without one, or of a run that diverged.
@@ -125,11 +139,20 @@ func (r Result) last() (e train.Eval, ok bool) {
 	return r.Evals[len(r.Evals)-1], true
 }
 
-// resultFile has a run's Result, once it is whole.
-const resultFile = "result.json"
+// ResultFile has a run's Result, once it is whole.
+const ResultFile = "result.json"
 
-// Run trains all cells from all seeds, one after the other. Runs that are whole are not done again, those that are not go on; a
-// folder with another run is an error that names what differs.
+// Save writes the result into a run's directory.
+func (r Result) Save(dir string) error {
+	return model.Replace(filepath.Join(dir, ResultFile), func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", " ")
+		return e.Encode(r)
+	})
+}
+
+// Run trains all cells from all seeds, one after the other unless they are dispatched. Runs that are whole are not done again, those that
+// are not go on; a folder with another run is an error that names what differs.
 func Run(ctx context.Context, o Options, program string) (*Table, error) {
 	if len(o.Cells) == 0 || len(o.Seeds) == 0 {
 		return nil, errors.New("table: no cells or no seeds")
@@ -140,49 +163,93 @@ func Run(ctx context.Context, o Options, program string) (*Table, error) {
 		}
 	}
 	begin := time.Now()
-	t := &Table{Number: o.Number, Seeds: o.Seeds, Program: program, base: o.Base}
-	for _, c := range o.Cells {
-		row := Row{Cell: c}
-		if o.Search {
-			best, err := o.search(ctx, c, program)
-			if err != nil {
-				return nil, err
-			}
-			row.Search = best
-		}
-		for _, seed := range o.Seeds {
-			conf := o.Configure(c, seed)
-			if o.Search {
-				conf.Train.LR, conf.Train.WeightDecay = row.Search.LR, row.Search.WeightDecay
-			}
-			r, err := o.run(ctx, fmt.Sprintf("%s, seed %d", c.Label, seed), filepath.Join(o.Dir, c.Name, fmt.Sprintf("seed-%d", seed)), conf, program)
-			if err != nil {
-				return nil, fmt.Errorf("table: %s, seed %d: %w", c.Name, seed, err)
-			}
-			row.Runs = append(row.Runs, r)
-		}
-		t.Rows = append(t.Rows, row)
+	t := &Table{Number: o.Number, Seeds: o.Seeds, Program: program, Rows: make([]Row, len(o.Cells)), base: o.Base}
+	err := o.each(ctx, len(o.Cells), func(ctx context.Context, i int) (err error) {
+		t.Rows[i], err = o.row(ctx, o.Cells[i], program)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	t.Seconds = time.Since(begin).Seconds()
 	t.summarise()
 	return t, nil
 }
 
-// run trains one run, or reads what it gave.
-func (o Options) run(ctx context.Context, label, dir string, conf experiment.Config, program string) (r Result, err error) {
-	if r, err = readResult(filepath.Join(dir, resultFile), conf); err == nil {
-		o.Done(label, r)
-		return r, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+// each calls do for 0 … n-1: in order, or all at a time where they only wait for others. The first error ends the rest.
+func (o Options) each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	if o.Dispatch == nil {
+		for i := range n {
+			if err := do(ctx, i); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	d, err := experiment.OpenDir(dir)
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range n {
+		g.Go(func() error { return do(ctx, i) })
+	}
+	return g.Wait()
+}
+
+// row trains a cell from all seeds, after the search for its rates.
+func (o Options) row(ctx context.Context, c Cell, program string) (row Row, err error) {
+	row = Row{Cell: c, Runs: make([]Result, len(o.Seeds))}
+	if o.Search {
+		if row.Search, err = o.search(ctx, c, program); err != nil {
+			return row, err
+		}
+	}
+	return row, o.each(ctx, len(o.Seeds), func(ctx context.Context, i int) (err error) {
+		seed := o.Seeds[i]
+		conf := o.Configure(c, seed)
+		if o.Search {
+			conf.Train.LR, conf.Train.WeightDecay = row.Search.LR, row.Search.WeightDecay
+		}
+		task := Task{fmt.Sprintf("%s, seed %d", c.Label, seed), filepath.Join(o.Dir, c.Name, fmt.Sprintf("seed-%d", seed)), conf}
+		if row.Runs[i], err = o.run(ctx, task, program); err != nil {
+			return fmt.Errorf("table: %s, seed %d: %w", c.Name, seed, err)
+		}
+		return nil
+	})
+}
+
+// run has one run trained, or reads what it gave.
+func (o Options) run(ctx context.Context, task Task, program string) (r Result, err error) {
+	r, err = readResult(filepath.Join(task.Dir, ResultFile), task.Config)
+	if errors.Is(err, fs.ErrNotExist) {
+		if o.Dispatch != nil {
+			r, err = o.Dispatch(ctx, task)
+		} else {
+			r, err = o.here(ctx, task, program)
+		}
+	}
+	if err == nil {
+		o.Done(task.Label, r)
+	}
+	return r, err
+}
+
+// here trains a run in this process.
+func (o Options) here(ctx context.Context, task Task, program string) (r Result, err error) {
+	d, err := experiment.OpenDir(task.Dir)
 	if err != nil {
 		return r, err
 	}
 	defer d.Close()
-	state, _, err := experiment.Run(ctx, conf, d, o.Observe(label))
-	r = Result{Config: conf.Text(), Seed: conf.Seed, Steps: state.Step, Seconds: state.Seconds, Program: program}
+	r, err = Train(ctx, task.Config, experiment.Place{}, d, o.Observe(task.Label))
+	if err != nil {
+		return r, err
+	}
+	r.Program, r.Machine = program, o.Machine
+	return r, r.Save(task.Dir)
+}
+
+// Train trains a run in a directory and gives its result, but for the program and the machine. A run that diverges has a result, too.
+func Train(ctx context.Context, conf experiment.Config, p experiment.Place, d *experiment.RunDir, o experiment.Observer) (r Result, err error) {
+	state, _, err := experiment.RunAt(ctx, conf, p, d, o)
+	r = Result{Config: conf.Text(), Seed: conf.Seed, Steps: state.Step, Seconds: state.Seconds}
 	var lost *core.NonFiniteError
 	if errors.As(err, &lost) {
 		r.Diverged = err.Error()
@@ -197,16 +264,7 @@ func (o Options) run(ctx context.Context, label, dir string, conf experiment.Con
 	if err == nil {
 		err = json.Unmarshal(text, &record)
 	}
-	if err != nil {
-		return r, err
-	}
 	r.Classes, r.Data = len(record.Classes), record.Name
-	err = model.Replace(filepath.Join(dir, resultFile), func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", " ")
-		return e.Encode(r)
-	})
-	o.Done(label, r)
 	return r, err
 }
 
@@ -332,19 +390,31 @@ func (o Options) search(ctx context.Context, c Cell, program string) (*Searched,
 	}
 	best := &Searched{Top1: -1}
 	rates, decays := grid(c)
+	var tasks []Task
+	var tried []Rates
 	for _, lr := range rates {
 		for _, decay := range decays {
 			conf := o.Configure(c, o.Seeds[0])
 			conf.Train.LR, conf.Train.WeightDecay, conf.Data.Holdout = lr, decay, d.Train.Len()/heldOut
 			name := fmt.Sprintf("lr-%g-wd-%g", lr, decay)
-			r, err := o.run(ctx, c.Label+", search, "+name, filepath.Join(o.Dir, c.Name, "search", name), conf, program)
-			if err != nil {
-				return nil, fmt.Errorf("table: %s, search, %s: %w", c.Name, name, err)
-			}
-			best.Tried++
-			if e, ok := r.last(); ok && 100*e.Top1 > best.Top1 {
-				best.Rates, best.Top1 = Rates{lr, decay}, 100*e.Top1
-			}
+			tasks = append(tasks, Task{c.Label + ", search, " + name, filepath.Join(o.Dir, c.Name, "search", name), conf})
+			tried = append(tried, Rates{lr, decay})
+		}
+	}
+	results := make([]Result, len(tasks))
+	err = o.each(ctx, len(tasks), func(ctx context.Context, i int) (err error) {
+		if results[i], err = o.run(ctx, tasks[i], program); err != nil {
+			return fmt.Errorf("table: %s, search, %s: %w", c.Name, filepath.Base(tasks[i].Dir), err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range results {
+		best.Tried++
+		if e, ok := r.last(); ok && 100*e.Top1 > best.Top1 {
+			best.Rates, best.Top1 = tried[i], 100*e.Top1
 		}
 	}
 	if best.Top1 < 0 {
