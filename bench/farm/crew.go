@@ -23,7 +23,8 @@ type Crew struct {
 	process  []*exec.Cmd
 }
 
-// A process that ends sooner than briefLife after its start, briefLives times in a row, is not begun again.
+// A process that ends by itself sooner than briefLife after its start, briefLives times in a row, is not begun again. One that is killed
+// always is: of runs that kill workers, MaxTries takes care.
 const (
 	briefLife  = 3 * time.Second
 	briefLives = 5
@@ -50,8 +51,14 @@ func (c *Crew) keep(i int) {
 		if last == "" {
 			last = err.Error()
 		}
-		if brief++; time.Since(begin) >= briefLife {
+		exit, _ := errors.AsType[*exec.ExitError](err)
+		switch {
+		case exit != nil && !exit.Exited():
+			brief = 0
+		case time.Since(begin) >= briefLife:
 			brief = 1
+		default:
+			brief++
 		}
 		if brief >= briefLives {
 			c.giveUp(fmt.Errorf("farm: worker %d ended %d times at once, at last with: %s", i+1, brief, last))
@@ -61,7 +68,7 @@ func (c *Crew) keep(i int) {
 		select {
 		case <-c.stopping:
 			return
-		case <-time.After(time.Duration(brief-1) * 200 * time.Millisecond):
+		case <-time.After(time.Duration(brief) * 100 * time.Millisecond):
 		}
 	}
 }
@@ -107,13 +114,11 @@ func (c *Crew) once(i int) (last string, err error) {
 	return last, p.Wait()
 }
 
-// Kill kills a process, if it runs, as a crash would.
-func (c *Crew) Kill(i int) {
+// Kill kills a process as a crash would; false when it does not run.
+func (c *Crew) Kill(i int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.process[i] != nil {
-		_ = c.process[i].Process.Kill()
-	}
+	return c.process[i] != nil && c.process[i].Process.Kill() == nil
 }
 
 // Stop lets the processes save and end, and kills those that have not after a time.

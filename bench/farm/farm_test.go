@@ -3,10 +3,11 @@ package farm_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"hypnos/bench/experiment"
 	"hypnos/bench/farm"
 	"hypnos/bench/table"
+	"hypnos/core/data/datatest"
 	"hypnos/core/train"
 )
 
@@ -46,7 +48,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// small is a table of few steps on the embedded sample: two cells, two seeds.
+// small is a table of few steps on small images: two cells, two seeds.
 func small(t *testing.T, dir string, epochs int) table.Options {
 	t.Helper()
 	o := table.Options{Number: 1, Dir: dir, Seeds: []uint64{1, 2}, Done: func(string, table.Result) {}}
@@ -54,9 +56,9 @@ func small(t *testing.T, dir string, epochs int) table.Options {
 	if o.Base, _, err = table.Protocol(1, "sample"); err != nil {
 		t.Fatal(err)
 	}
-	o.Base.Network.Width, o.Base.Network.Input = 4, 16
-	o.Base.Data.TrainLimit, o.Base.Data.TestLimit, o.Base.Data.Fit, o.Base.Data.Size = 200, 100, "crop", 16
-	o.Base.Train.Batch, o.Base.Train.Epochs, o.Base.Train.Drops = 20, epochs, []int{epochs / 2}
+	o.Base.Network.Width, o.Base.Network.Input = 4, 8
+	o.Base.Data.Path = datatest.ClassFolders(t, 8, 32, 20)
+	o.Base.Train.Batch, o.Base.Train.Epochs, o.Base.Train.Drops = 12, epochs, []int{epochs / 2}
 	if o.Cells, err = table.Choose([]string{"conv", "lc-ws10"}); err != nil {
 		t.Fatal(err)
 	}
@@ -240,6 +242,13 @@ func (s *site) run(o table.Options) (*table.Table, error) {
 	return table.Run(s.t.Context(), o, program)
 }
 
+// process starts a worker process.
+func (s *site) process(name, dir string) *exec.Cmd {
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), "FARM_TEST_WORKER="+name, "FARM_TEST_URL="+s.server.URL, "FARM_TEST_TOKEN="+s.server.Token, "FARM_TEST_DIR="+dir)
+	return c
+}
+
 // TestFarm: two workers train a table with the numbers of one that is trained here, into the same layout; they go when it is done. The
 // folder then needs no worker, and can be gone on with here.
 func TestFarm(t *testing.T) {
@@ -274,4 +283,74 @@ func TestFarm(t *testing.T) {
 	}
 }
 
-var _ = errors.Is
+// TestKilled: two worker processes, one of which is killed again and again at random moments, change no number. The delays are from the
+// last news that a run has got further, so that the table gets done.
+func TestKilled(t *testing.T) {
+	kills := 20
+	if testing.Short() {
+		kills = 4
+	}
+	const seed = 20261125
+	t.Logf("%d kills, seed %d", kills, seed)
+	dir, folders := t.TempDir(), []string{t.TempDir(), t.TempDir()}
+	o := small(t, dir, kills+4)
+	o.Base.Train.EvalEvery = 4 // which draws figures, and takes longer than an epoch
+	s := open(t, dir)
+	further := make(chan struct{}, 1000)
+	s.heed = func(n farm.News) {
+		if n.Kind == farm.Uploaded {
+			select {
+			case further <- struct{}{}:
+			default:
+			}
+		}
+	}
+	crew := farm.StartCrew(2, func(i int) *exec.Cmd { return s.process(fmt.Sprintf("worker %d", i), folders[i]) },
+		func(i int, line string) { t.Logf("worker %d: %s", i, line) }, s.Fail)
+	killed := make(chan int)
+	end := make(chan struct{})
+	go func() {
+		random := rand.New(rand.NewPCG(seed, 0))
+		done := 0
+		defer func() { killed <- done }()
+		for done < kills {
+			for range 1 + random.IntN(2) {
+				select {
+				case <-further:
+				case <-end:
+					return
+				}
+			}
+			time.Sleep(time.Duration(random.IntN(40)) * time.Millisecond)
+			for len(further) > 0 { // what came while this slept
+				<-further
+			}
+			if crew.Kill(random.IntN(2)) {
+				done++
+			}
+		}
+	}()
+	got, err := s.run(o)
+	close(end)
+	if n := <-killed; n < kills {
+		t.Errorf("%d kills before the table was done, want %d", n, kills)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	crew.Stop(10 * time.Second)
+	same(t, got, undisturbed(t, o))
+	resumed := 0
+	for _, n := range s.news {
+		if n.Kind == farm.Begun && n.Step > 0 {
+			resumed++
+		}
+	}
+	t.Logf("%d times a run was gone on with from a checkpoint", resumed)
+	if resumed < kills/2 {
+		t.Errorf("of %d kills %d were gone on from a checkpoint", kills, resumed)
+	}
+}

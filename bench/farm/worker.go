@@ -373,6 +373,18 @@ func (r *running) retry(ctx context.Context, do func() error) error {
 	}
 }
 
+// copyNow uploads while the run stands still: no oftener than asked for, and not for more than a twentieth of the time, unless every save
+// is asked for. While the server is away nothing is uploaded; the next time will do.
+func (r *running) copyNow(step int64) {
+	begin := time.Now()
+	if err := r.upload(r.ctx, step, false); errors.Is(err, errTaken) {
+		r.drop(errTaken)
+	}
+	if every := r.manifest.UploadEvery; every > 0 {
+		r.next = time.Now().Add(max(every, 20*time.Since(begin)))
+	}
+}
+
 // Begin is called by the experiment.
 func (r *running) Begin(steps int64, from train.State) {
 	r.total, r.from = steps, from
@@ -396,12 +408,8 @@ func (r *running) Observe(metric any) {
 	case train.Eval:
 		r.tell(News{Kind: Tested, Step: m.Step, Epoch: m.Epoch, Loss: m.Loss, Top1: m.Top1})
 	case experiment.Saved:
-		// The copy is made while the run stands still: no oftener than asked for, and never for more than a twentieth of the time.
-		if begin := time.Now(); !m.State.Done && begin.After(r.next) {
-			if err := r.upload(r.ctx, m.State.Step, false); errors.Is(err, errTaken) {
-				r.drop(errTaken)
-			}
-			r.next = time.Now().Add(max(r.manifest.UploadEvery, 20*time.Since(begin)))
+		if !m.State.Done && !time.Now().Before(r.next) {
+			r.copyNow(m.State.Step)
 		}
 	}
 }
