@@ -33,8 +33,8 @@ type Coordinator struct {
 	fail   context.CancelCauseFunc
 	mu     sync.Mutex
 	runs   map[string]*dispatched
-	images map[string]*images // by path
-	share  sync.Mutex         // one source at a time is put into the queue
+	share  sync.Mutex         // one puts images there, or parts, at a time
+	images map[string]*images // in the queue, by path
 }
 
 // CoordinatorOptions of NewCoordinator.
@@ -77,7 +77,7 @@ func NewCoordinator(ctx context.Context, q *Queue, o CoordinatorOptions) (*Coord
 	if c.identity.Backend, c.identity.Arithmetic, err = backends.Pin(o.Backend); err != nil {
 		return nil, err
 	}
-	if err := q.make(ctx); err != nil {
+	if q.tools, err = q.create(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.claimQueue(ctx); err != nil {
@@ -198,8 +198,11 @@ func (c *Coordinator) Train(ctx context.Context, t table.Task) (result table.Res
 			r.done = true
 			return result, r.dir.Close()
 		}
-		if local(err) {
+		switch {
+		case local(err):
 			return result, err
+		case err != nil && c.repair(ctx) == nil:
+			published = false
 		}
 		select {
 		case <-ctx.Done():
@@ -212,13 +215,32 @@ func (c *Coordinator) Train(ctx context.Context, t table.Task) (result table.Res
 	}
 }
 
+// repair makes what is missing of the queue, when the server has come back without it. An error is one of a server that is away.
+func (c *Coordinator) repair(ctx context.Context) error {
+	c.share.Lock()
+	defer c.share.Unlock()
+	if !c.queue.conn.IsConnected() {
+		return nats.ErrConnectionClosed
+	}
+	if _, err := c.queue.create(ctx); err != nil {
+		return err
+	}
+	m, err := c.queue.manifest(ctx)
+	if err != nil || m != nil {
+		return err
+	}
+	clear(c.images) // they are put there again
+	return c.queue.setManifest(ctx, c.manifest())
+}
+
 // local tells whether an error is of this machine: the server's pass.
 func local(err error) bool {
 	var path *os.PathError
-	return errors.As(err, &path) || errors.Is(err, errLocal)
+	var here *localError
+	return errors.As(err, &path) || errors.As(err, &here)
 }
 
-var errLocal = errors.New("farm")
+type localError struct{ error }
 
 // dispatch prepares a run.
 func (c *Coordinator) dispatch(ctx context.Context, t table.Task) (r *dispatched, err error) {
@@ -233,12 +255,11 @@ func (c *Coordinator) dispatch(ctx context.Context, t table.Task) (r *dispatched
 	if r.dir, err = experiment.OpenDir(t.Dir); err != nil {
 		return nil, err
 	}
+	if _, err := r.dir.State(r.conf); err != nil {
+		return nil, errors.Join(err, r.dir.Close())
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.runs[r.job.Key] != nil {
-		r.dir.Close()
-		return nil, fmt.Errorf("farm: %s is the same run as %s", t.Label, c.runs[r.job.Key].job.Label)
-	}
 	c.runs[r.job.Key] = r
 	return r, nil
 }
@@ -247,7 +268,7 @@ func (c *Coordinator) dispatch(ctx context.Context, t table.Task) (r *dispatched
 func (c *Coordinator) publish(ctx context.Context, r *dispatched) error {
 	here, err := r.dir.State(r.conf)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errLocal, err)
+		return &localError{err}
 	}
 	q := c.queue
 	s, revision, err := q.state(ctx, r.job.Key)
@@ -258,7 +279,7 @@ func (c *Coordinator) publish(ctx context.Context, r *dispatched) error {
 		s.Lease++ // who has an older copy has lost the run
 		s.Failures, s.Failed, s.Tries = nil, "", 0
 		if here.Step > 0 {
-			first := copied{fmt.Sprintf("%s-%d-0", r.job.Key, s.Lease), here.Step}
+			first := newCopy(r.job.Key, here.Step)
 			if err := q.put(ctx, first.Object, func(w io.Writer) error { return packRun(w, r.dir.Path) }); err != nil {
 				return err
 			}
@@ -266,6 +287,11 @@ func (c *Coordinator) publish(ctx context.Context, r *dispatched) error {
 			r.installed = first
 		}
 		if err := q.setState(ctx, r.job.Key, s, revision); err != nil {
+			return err
+		}
+	}
+	if r.job.Images != nil { // there, unless the queue has lost them
+		if _, err := c.shareImages(ctx, r.conf.Data.Path); err != nil {
 			return err
 		}
 	}
@@ -403,14 +429,17 @@ func (c *Coordinator) clear(ctx context.Context) {
 	m := c.manifest()
 	m.Done = true
 	_ = q.setManifest(ctx, m)
-	all, _ := q.files.List(ctx)
 	for key := range c.runs {
 		_ = q.jobs.Purge(ctx, jetstream.WithPurgeSubject(q.subject("jobs", key)))
 		_ = q.states.Purge(ctx, key)
 	}
+	if keys, err := q.states.Keys(ctx); err == nil && len(keys) == 1 { // only the manifest: nobody else has something here
+		_ = q.js.DeleteObjectStore(ctx, q.name+"-files") // with the pieces that dead workers left
+		return
+	}
+	all, _ := q.files.List(ctx)
 	for _, o := range all {
-		run, _, _ := strings.Cut(o.Name, "-")
-		if c.runs[run] != nil || c.settings.Own {
+		if run, _, _ := strings.Cut(o.Name, "-"); c.runs[run] != nil {
 			_ = q.files.Delete(ctx, o.Name)
 		}
 	}

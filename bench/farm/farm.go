@@ -23,6 +23,7 @@ package farm
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -90,6 +91,9 @@ type copied struct {
 	Object string `json:"object"`
 	Step   int64  `json:"step"` // of its checkpoint
 }
+
+// newCopy names a copy as nobody else does: an object is written once.
+func newCopy(key string, step int64) copied { return copied{key + "-" + rand.Text(), step} }
 
 // newest is the newest copy, ok whether there is one.
 func (s state) newest() (c copied, ok bool) {
@@ -291,9 +295,10 @@ func (q *Queue) Close() { q.conn.Close() }
 // subject is a subject of the queue.
 func (q *Queue) subject(parts ...string) string { return q.name + "." + strings.Join(parts, ".") }
 
-// make finds the queue's parts, or makes those that are missing.
-func (q *Queue) make(ctx context.Context) (err error) {
-	t := tools{silences: q.ackWait}
+// create finds the queue's parts, or makes those that are missing. Parts that were found earlier can be used again when the server has
+// lost them and they were made anew.
+func (q *Queue) create(ctx context.Context) (t tools, err error) {
+	t.silences = q.ackWait
 	t.jobs, err = q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: q.name + "-jobs", Subjects: []string{q.subject("jobs", "*")}, Retention: jetstream.WorkQueuePolicy,
 		// A job that is in the queue is refused: it is never there twice.
@@ -311,30 +316,36 @@ func (q *Queue) make(ctx context.Context) (err error) {
 		t.files, err = q.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: q.name + "-files"})
 	}
 	if err != nil {
-		return fmt.Errorf("farm: queue %s at %s: %w", q.name, q.where, err)
+		return t, fmt.Errorf("farm: queue %s at %s: %w", q.name, q.where, err)
 	}
-	q.tools = t
-	return nil
+	return t, nil
 }
 
-// find finds the queue's parts; jetstream.ErrStreamNotFound and the like when nobody made them yet.
-func (q *Queue) find(ctx context.Context) (err error) {
-	var t tools
+// find reads what the queue is for, nil when it is for nothing yet, and finds its parts unless it is done.
+func (q *Queue) find(ctx context.Context) (m *manifest, err error) {
+	t := tools{}
+	if t.states, err = q.js.KeyValue(ctx, q.name+"-states"); err != nil {
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			err = nil
+		}
+		return nil, err
+	}
+	q.states = t.states
+	if m, err = q.manifest(ctx); err != nil || m == nil || m.Done {
+		return m, err
+	}
 	if t.jobs, err = q.js.Stream(ctx, q.name+"-jobs"); err != nil {
-		return err
+		return nil, err
 	}
 	if t.takers, err = t.jobs.Consumer(ctx, consumer); err != nil {
-		return err
+		return nil, err
 	}
 	t.silences = t.takers.CachedInfo().Config.AckWait
-	if t.states, err = q.js.KeyValue(ctx, q.name+"-states"); err != nil {
-		return err
-	}
 	if t.files, err = q.js.ObjectStore(ctx, q.name+"-files"); err != nil {
-		return err
+		return nil, err
 	}
 	q.tools = t
-	return nil
+	return m, nil
 }
 
 // manifest reads what the queue is for; nil without one.

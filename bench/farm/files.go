@@ -44,7 +44,22 @@ func (w whole) Read(p []byte) (int, error) {
 // get hands an object's bytes to read. The store's SHA-256 is compared at the end: bytes that came before may be wrong when the error is
 // not nil. Bytes behind what read takes are read, too.
 func (q *Queue) get(ctx context.Context, name string, read func(io.Reader) error) error {
+	connections := q.conn.Stats().Reconnects
+	err := q.getOnce(ctx, name, read)
+	if err != nil && (!q.conn.IsConnected() || q.conn.Stats().Reconnects != connections) {
+		return fmt.Errorf("%w: %v", errAway, err) // which says nothing about the object
+	}
+	return err
+}
+
+func (q *Queue) getOnce(ctx context.Context, name string, read func(io.Reader) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	late := time.AfterFunc(answerTime, cancel)
 	r, err := q.files.Get(patient{ctx}, name)
+	if !late.Stop() {
+		return errAway
+	}
 	if err != nil {
 		return err
 	}
@@ -61,6 +76,9 @@ func (q *Queue) get(ctx context.Context, name string, read func(io.Reader) error
 type patient struct{ context.Context }
 
 func (patient) Deadline() (time.Time, bool) { return time.Now().Add(idleTime), true }
+
+// errAway: the server did not answer, or went away meanwhile.
+var errAway = errors.New("the queue does not answer")
 
 // damaged tells whether a stored object cannot be used, today and tomorrow.
 func damaged(err error) bool {

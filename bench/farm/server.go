@@ -44,40 +44,48 @@ func Serve(dir, listen, token string) (s *Server, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("farm: store of the queue: %w", err)
 	}
-	s = &Server{Token: token}
-	if s.lock, err = model.LockFolder(dir); err != nil {
+	lock, err := model.LockFolder(dir)
+	if err != nil {
 		return nil, fmt.Errorf("farm: store of the queue %s: %w", dir, err)
 	}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
+	s = &Server{Token: token, lock: lock}
+	if err := s.start(dir, host, port); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("farm: NATS server on %s: %w", net.JoinHostPort(host, strconv.Itoa(max(port, 0))), err)
+	}
+	return s, nil
+}
+
+// start starts the server and waits until it listens.
+func (s *Server) start(dir, host string, port int) (err error) {
 	s.server, err = server.NewServer(&server.Options{
-		ServerName: "hypnos", Host: host, Port: port, Authorization: token, JetStream: true, StoreDir: dir,
+		ServerName: "hypnos", Host: host, Port: port, Authorization: s.Token, JetStream: true, StoreDir: dir,
 		NoSigs: true, NoLog: true, DisableJetStreamBanner: true,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("farm: NATS server: %w", err)
+		return err
 	}
 	log := &serverLog{}
 	s.server.SetLoggerV2(log, false, false, false)
 	s.server.Start()
-	for waited := time.Duration(0); !s.server.ReadyForConnections(50 * time.Millisecond); waited += 50 * time.Millisecond {
-		if fatal := log.fatal(); fatal != "" || waited > 10*time.Second {
-			return nil, fmt.Errorf("farm: NATS server on %s: %s", net.JoinHostPort(host, strconv.Itoa(port)), orUnready(fatal))
+	for deadline := time.Now().Add(10 * time.Second); !s.server.ReadyForConnections(50 * time.Millisecond); {
+		if fatal := log.fatal(); fatal != "" {
+			return errors.New(fatal)
+		}
+		if time.Now().After(deadline) {
+			return errors.New("it did not start in 10 s")
 		}
 	}
 	at, ok := s.server.Addr().(*net.TCPAddr)
 	if !ok {
-		return nil, errors.New("farm: NATS server: it has no address")
+		return errors.New("it has no address")
 	}
 	reach := "127.0.0.1"
 	if at.IP != nil && !at.IP.IsUnspecified() {
 		reach = at.IP.String()
 	}
 	s.URL = "nats://" + net.JoinHostPort(reach, strconv.Itoa(at.Port))
-	return s, nil
+	return nil
 }
 
 // address splits HOST:PORT.
@@ -96,13 +104,6 @@ func address(listen string) (host string, port int, err error) {
 		host = server.DEFAULT_HOST
 	}
 	return host, port, nil
-}
-
-func orUnready(fatal string) string {
-	if fatal == "" {
-		return "it did not start in 10 s"
-	}
-	return fatal
 }
 
 // Close stops the server. What it stored stays.

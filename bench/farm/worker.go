@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"hypnos/backends"
@@ -77,7 +78,7 @@ func (w *Worker) work(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("farm: worker: %w", train.ErrInterrupted)
 		}
-		m, err := w.look(ctx)
+		m, err := w.Queue.find(ctx)
 		switch {
 		case err != nil: // the server is away, or the queue not yet made
 			w.Queue.remember(err)
@@ -93,15 +94,15 @@ func (w *Worker) work(ctx context.Context) error {
 				w.Log(fmt.Sprintf("joined %s at %s: %s", w.Queue.name, w.Queue.where, m.Table))
 			}
 			joined = true
-			msg, err := w.Queue.takers.Next(jetstream.FetchMaxWait(time.Second))
+			msg, err := w.next(ctx)
 			if err == nil {
 				if err := w.take(ctx, *m, msg); err != nil {
 					return err
 				}
 				continue
 			}
-			if errors.Is(err, jetstream.ErrNoMessages) || isTimeout(err) {
-				continue
+			if errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
+				continue // to look whether the table is done
 			}
 		}
 		if !joined && !said {
@@ -112,16 +113,11 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 }
 
-func isTimeout(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || err.Error() == "nats: timeout"
-}
-
-// look reads the manifest; nil without one.
-func (w *Worker) look(ctx context.Context) (*manifest, error) {
-	if err := w.Queue.find(ctx); err != nil {
-		return nil, err
-	}
-	return w.Queue.manifest(ctx)
+// next waits a second for a job.
+func (w *Worker) next(ctx context.Context) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return w.Queue.takers.Next(jetstream.FetchContext(ctx))
 }
 
 // fit tells why this worker must not work for a queue.
@@ -146,10 +142,13 @@ func (w *Worker) fit(m manifest) error {
 
 // lease is the right to write a run's state.
 type lease struct {
-	q      *Queue
-	key    string
-	number int
+	q           *Queue
+	key, worker string
+	number      int
 }
+
+// good tells whether the lease is the last one.
+func (l lease) good(s state) bool { return s.Lease == l.number && s.Worker == l.worker }
 
 // write changes the run's state, if the lease is still good; errTaken otherwise.
 func (l lease) write(ctx context.Context, change func(*state)) error {
@@ -160,7 +159,7 @@ func (l lease) write(ctx context.Context, change func(*state)) error {
 			return errTaken
 		case err != nil:
 			return err
-		case s.Lease != l.number:
+		case !l.good(s):
 			return errTaken
 		}
 		change(&s)
@@ -194,7 +193,7 @@ func (w *Worker) acquire(ctx context.Context, j job, tries int) (l lease, s stat
 	case err == nil && s.Failed != "":
 		return l, s, errNothing
 	}
-	return lease{w.Queue, j.Key, s.Lease}, s, err
+	return lease{w.Queue, j.Key, w.Name, s.Lease}, s, err
 }
 
 // take does a run that the queue has handed out. An error ends the worker.
@@ -275,7 +274,6 @@ type running struct {
 	told     time.Time
 	seen     int       // images, by this worker
 	uploaded int64     // step of the newest copy
-	copies   int       // of this lease
 	next     time.Time // of an upload
 }
 
@@ -284,7 +282,7 @@ func (r *running) keepAlive(ctx context.Context, msg jetstream.Msg) {
 	for pause(ctx, r.Queue.silences/4) {
 		_ = msg.InProgress() // when the server is away, the run may be handed to another, and this worker finds out
 		s, _, err := r.Queue.state(ctx, r.job.Key)
-		if errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && s.Lease != r.lease.number {
+		if errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && !r.lease.good(s) {
 			r.drop(errTaken)
 			return
 		}
@@ -377,7 +375,8 @@ func (r *running) retry(ctx context.Context, do func() error) error {
 // is asked for. While the server is away nothing is uploaded; the next time will do.
 func (r *running) copyNow(step int64) {
 	begin := time.Now()
-	if err := r.upload(r.ctx, step, false); errors.Is(err, errTaken) {
+	ctx := context.WithoutCancel(r.ctx) // half a copy would be waste
+	if err := r.upload(ctx, step, false); errors.Is(err, errTaken) {
 		r.drop(errTaken)
 	}
 	if every := r.manifest.UploadEvery; every > 0 {
@@ -421,8 +420,7 @@ func (r *running) tell(n News) {
 
 // upload puts a copy of the run directory into the queue and records it, keeping the one before.
 func (r *running) upload(ctx context.Context, step int64, done bool) error {
-	r.copies++
-	c := copied{fmt.Sprintf("%s-%d-%d", r.job.Key, r.lease.number, r.copies), step}
+	c := newCopy(r.job.Key, step)
 	if err := r.Queue.put(ctx, c.Object, func(w io.Writer) error { return packRun(w, r.dir) }); err != nil {
 		return err
 	}
@@ -440,7 +438,7 @@ func (r *running) upload(ctx context.Context, step int64, done bool) error {
 		r.tell(News{Kind: Uploaded, Step: step})
 	}
 	for _, o := range old {
-		_ = r.Queue.files.Delete(ctx, o.Object) // the coordinator clears up what is left
+		_ = r.Queue.files.Delete(context.WithoutCancel(ctx), o.Object) // the coordinator clears up what is left
 	}
 	return err
 }
