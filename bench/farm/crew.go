@@ -108,7 +108,9 @@ func (c *Crew) once(i int) (last string, err error) {
 	}
 	for s := bufio.NewScanner(out); s.Scan(); {
 		last = s.Text()
-		c.say(i, last)
+		if !c.stopped() { // then they say that they were interrupted
+			c.say(i, last)
+		}
 	}
 	_, _ = io.Copy(io.Discard, out) // behind a line that was too long
 	return last, p.Wait()

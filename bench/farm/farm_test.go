@@ -184,7 +184,7 @@ func open(t *testing.T, dir string, change ...func(*site)) *site {
 	s.connect()
 	t.Cleanup(func() {
 		s.queue.Close()
-		s.server.Close()
+		s.server.Close(0)
 	})
 	return s
 }
@@ -212,7 +212,7 @@ func (s *site) coordinator() farm.CoordinatorOptions {
 // restart stops the server, loses its store if asked to, and starts it again a while later where it was.
 func (s *site) restart(lose bool) {
 	s.t.Helper()
-	s.server.Close()
+	s.server.Close(0)
 	if lose {
 		if err := os.RemoveAll(filepath.Join(s.dir, "queue")); err != nil {
 			s.t.Fatal(err)
@@ -747,7 +747,7 @@ func TestConnect(t *testing.T) {
 	for listen, want := range map[string]string{host: "in use", "nowhere": "want HOST:PORT", "127.0.0.1:x": "want HOST:PORT", "127.0.0.1:70000": "want HOST:PORT"} {
 		other, err := farm.Serve(t.TempDir(), listen, "token")
 		if err == nil {
-			other.Close()
+			other.Close(0)
 		}
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("listening on %s: %v", listen, err)

@@ -50,7 +50,7 @@ func Serve(dir, listen, token string) (s *Server, err error) {
 	}
 	s = &Server{Token: token, lock: lock}
 	if err := s.start(dir, host, port); err != nil {
-		s.Close()
+		s.Close(0)
 		return nil, fmt.Errorf("farm: NATS server on %s: %w", net.JoinHostPort(host, strconv.Itoa(max(port, 0))), err)
 	}
 	return s, nil
@@ -106,9 +106,12 @@ func address(listen string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// Close stops the server. What it stored stays.
-func (s *Server) Close() {
+// Close stops the server, when all have left it or after a time. What it stored stays.
+func (s *Server) Close(patience time.Duration) {
 	if s.server != nil {
+		for end := time.Now().Add(patience); s.server.NumClients() > 0 && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
 		s.server.Shutdown()
 		s.server.WaitForShutdown()
 	}

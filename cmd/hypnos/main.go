@@ -12,6 +12,7 @@
 //	hypnos pull        bring what a board has learned back
 //	hypnos hil         prove it on boards, emulated or real
 //	hypnos table       repeat a table of the paper
+//	hypnos worker      train runs of a table that another process has
 //	hypnos simulate    the simulations of the paper's Fig. 4
 //	hypnos summary     sizes of a network
 //	hypnos bench       speed against limits and other programs; backends against each other
@@ -73,6 +74,7 @@ func commands() []command {
 		{"pull", "bring what a board has learned back, as an edge package", pullCommand},
 		{"hil", "hardware in the loop: scenarios on emulated and real boards", hilCommand},
 		{"table", "repeat a table of the paper: cells, seeds, the paper's values beside", tableCommand},
+		{"worker", "train runs of a table that another process hands out", workerCommand},
 		{"simulate", "the simulations of the paper's Fig. 4", simulate},
 		{"summary", "sizes of a built-in network or of a checkpoint", summary},
 		{"bench", "speed against limits and other programs; backends against each other", bench},

@@ -23,6 +23,9 @@ cell is trained from each seed in a run directory of its own; the same command g
 that is whole. Prints the table as Markdown with the paper's values beside, and writes table.md and figures. docs/TABLES.md has the
 cells, among them some that the paper does not have.
 
+With --workers runs are trained by so many processes at a time; with --listen or --queue other machines help (hypnos worker). Workers may
+come, go and die; no number depends on it.
+
 Examples:
   hypnos table 1 --data sample --cells conv,lc,lc-ws10 --epochs 2 --json t1.json
   hypnos table 1 --data cifar-10-binary.tar.gz --seeds 1,2,3,4,5
@@ -30,6 +33,9 @@ Examples:
   hypnos table 1 --data cifar-10-binary.tar.gz --cells lc --search --epochs 20
   hypnos table 1 --data tiny-imagenet-200.tar.gz --scale tinyimagenet --padding 8
   hypnos table 2 --data imagenet --set data.cache=imagenet-256 --cells conv,lc-ws1 --set train.steps=1000
+  hypnos table 1 --data sample --cells conv,lc --seeds 1,2 --workers 2
+  hypnos table 1 --data cifar-10-binary.tar.gz --seeds 1,2,3,4,5 --workers 1 --listen 0.0.0.0:4222
+  hypnos table 1 --data cifar-10-binary.tar.gz --queue tls://nats.example.org --token-file queue.token
 
 --data is what data.path is in docs/TRAINING.md; for ImageNet a folder with its archives as downloaded, or class folders.`)
 	source := f.String("data", "sample", "folder or archive of images, or sample for the embedded one")
@@ -42,6 +48,7 @@ Examples:
 	search := f.Bool("search", false, "choose learning rate and weight decay of each cell by the authors' grid, on a tenth of the training images")
 	out := f.String("out", "", "`folder` of runs, table and figures (default: runs/tableN)")
 	jsonPath := f.String("json", "", "write everything to a `file` as JSON")
+	help := farmFlags(f)
 	var settings list
 	f.Var(&settings, "set", "change a setting of all cells: `key=value`; may be repeated")
 	rest, err := f.parse(args, "TABLE")
@@ -87,7 +94,10 @@ Examples:
 	if o.Base, err = o.Base.With(settings); err != nil {
 		return err
 	}
-	return c.table(ctx, o, *jsonPath)
+	if err := help.check(); err != nil {
+		return err
+	}
+	return c.table(ctx, o, help, *jsonPath)
 }
 
 // seedList reads seeds, each once.
@@ -109,33 +119,8 @@ func seedList(text string) ([]uint64, error) {
 }
 
 // table trains the cells and writes what they gave.
-func (c console) table(ctx context.Context, o table.Options, jsonPath string) error {
-	var p *progress
-	closeProgress := func() {
-		if p != nil {
-			p.Close()
-			p = nil
-		}
-	}
-	defer closeProgress()
-	o.Observe = func(label string) experiment.Observer {
-		closeProgress()
-		p = newProgress(c.Err)
-		p.label = label + ": "
-		return p
-	}
-	o.Done = func(label string, r table.Result) {
-		closeProgress()
-		what := fmt.Sprintf("%d steps in %s", r.Steps, clock(r.Seconds))
-		if n := len(r.Evals); n > 0 {
-			what += fmt.Sprintf(", top-1 %.2f%%", 100*r.Evals[n-1].Top1)
-		}
-		if r.Diverged != "" {
-			what += ", diverged: " + r.Diverged
-		}
-		fmt.Fprintf(c.Err, "%s: %s\n", label, what)
-	}
-	t, err := table.Run(ctx, o, "hypnos "+version())
+func (c console) table(ctx context.Context, o table.Options, help farmSettings, jsonPath string) error {
+	t, err := c.train(ctx, o, help)
 	if errors.Is(err, train.ErrInterrupted) {
 		return fmt.Errorf("what was done is in %s; the same command goes on: %w", o.Dir, err)
 	}
@@ -165,4 +150,43 @@ func (c console) table(ctx context.Context, o table.Options, jsonPath string) er
 	}
 	_, err = fmt.Fprintf(c.Out, "\nruns, table and figures in %s\n", o.Dir)
 	return err
+}
+
+// train trains the cells, here or on workers.
+func (c console) train(ctx context.Context, o table.Options, help farmSettings) (*table.Table, error) {
+	if help.wanted() {
+		return c.farm(ctx, o, help)
+	}
+	var p *progress
+	closeProgress := func() {
+		if p != nil {
+			p.Close()
+			p = nil
+		}
+	}
+	defer closeProgress()
+	o.Machine = machine(o.Base.Backend)
+	o.Observe = func(label string) experiment.Observer {
+		closeProgress()
+		p = newProgress(c.Err)
+		p.label = label + ": "
+		return p
+	}
+	o.Done = func(label string, r table.Result) {
+		closeProgress()
+		fmt.Fprintln(c.Err, resultLine(label, r))
+	}
+	return table.Run(ctx, o, "hypnos "+version())
+}
+
+// resultLine says what a run gave.
+func resultLine(label string, r table.Result) string {
+	what := fmt.Sprintf("%s: %d steps in %s", label, r.Steps, clock(r.Seconds))
+	if n := len(r.Evals); n > 0 {
+		what += fmt.Sprintf(", top-1 %.2f%%", 100*r.Evals[n-1].Top1)
+	}
+	if r.Diverged != "" {
+		what += ", diverged: " + r.Diverged
+	}
+	return what
 }
