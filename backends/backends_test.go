@@ -126,3 +126,34 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestPin: what is chosen here is written out, and opens; other kernels are another arithmetic, other threads are not.
+func TestPin(t *testing.T) {
+	pinned, arithmetic, err := backends.Pin("cpu")
+	if err != nil || !strings.HasPrefix(pinned, "cpu:kernels=") {
+		t.Fatalf("%q, %v", pinned, err)
+	}
+	for _, spec := range []string{pinned, "cpu:threads=1", pinned + ",threads=1"} {
+		again, same, err := backends.Pin(spec)
+		if err != nil || same != arithmetic || !strings.Contains(again, "kernels=") {
+			t.Errorf("%s: %q, %q, want %q, %v", spec, again, same, arithmetic, err)
+		}
+		b, err := backends.Open(again)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		b.Close()
+	}
+	others := map[string]bool{arithmetic: true}
+	for _, spec := range []string{"ref", "fixed"} {
+		_, a, err := backends.Pin(spec)
+		if err != nil || others[a] {
+			t.Errorf("%s: %q, %v", spec, a, err)
+		}
+		others[a] = true
+	}
+	if _, _, err := backends.Pin("abacus"); err == nil {
+		t.Error("a backend that there is not")
+	}
+}
