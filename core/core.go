@@ -56,6 +56,9 @@ type Options struct {
 	// LearnFrom names the first layer that Wake changes: it and those behind it learn, those before it keep their
 	// parameters, and no error is carried back to them. "" is all. (On a board: the classifier, or the last block.)
 	LearnFrom string
+	// Keep is for how many bytes of images there is to be room where the engine computes, see Keeper. Backends without a Keeper
+	// look past it.
+	Keep int64
 }
 
 // Memory is what an engine takes, in bytes.
@@ -65,17 +68,22 @@ type Memory struct {
 	Optimizer   int64 `json:"optimizer"`   // its state
 	Activations int64 `json:"activations"` // and their gradients, at the largest batch
 	Scratch     int64 `json:"scratch"`
+	Images      int64 `json:"images,omitempty"` // kept for training, Options.Keep
 	// Free is what the backend may take at the moment; 0 where it does not know.
 	Free int64 `json:"free,omitempty"`
 }
 
 // Total is the sum of what the engine takes.
 func (m Memory) Total() int64 {
-	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Scratch
+	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Scratch + m.Images
 }
 
 // Fits tells whether the engine may take its memory, as far as the backend knows.
 func (m Memory) Fits() bool { return m.Free == 0 || m.Total() <= m.Free }
+
+// FitsAmply tells whether, besides, an eighth of what is free stays so, which it must where images are kept that need not be:
+// sleep takes memory for its maps beside the plan. What is free must be known.
+func (m Memory) FitsAmply() bool { return m.Free > 0 && m.Total() <= m.Free-m.Free/8 }
 
 // ErrUnsupported is wrapped by Compile, Sleep and Trace when the backend lacks what they ask for.
 var ErrUnsupported = errors.New("not supported")
@@ -278,6 +286,9 @@ func CheckOptions(o Options) error {
 	}
 	if o.MaxBatch > maxBatch {
 		return fmt.Errorf("core: batch size %d is above %d", o.MaxBatch, maxBatch)
+	}
+	if o.Keep < 0 {
+		return fmt.Errorf("core: room for %d bytes of images is below 0", o.Keep)
 	}
 	if !o.Train {
 		return nil

@@ -2,7 +2,11 @@ package core
 
 import (
 	"math"
+	"slices"
+	"strings"
 	"testing"
+
+	"hypnos/core/net"
 )
 
 // By hand: ln 3 for equal logits, ln(1+e) for a lead of 1 of the other; shifted logits give the same.
@@ -74,5 +78,71 @@ func TestRank(t *testing.T) {
 	}
 	if _, top1, top5 := Score(l, Labels{5, 6}); top1 != 0 || top5 != 0 {
 		t.Errorf("ranks 5 and 6 count as hits: %d, %d", top1, top5)
+	}
+}
+
+// What is cut is what the image shows there, outside of it nothing; crops that miss their image are refused.
+func TestCrops(t *testing.T) {
+	n, err := net.ByName("resnet8", net.Options{Input: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Images{Shape: net.Shape{H: 2, W: 3, C: 3}, Values: make([][256]float32, 3)}
+	for i := range 2 * m.Shape.Len() {
+		m.Pixels = append(m.Pixels, uint8(i))
+		for c := range 3 {
+			m.Values[c][i] = float32(100*c + i)
+		}
+	}
+	if err := m.Check(); err != nil || m.Len() != 2 {
+		t.Fatalf("%d images, %v", m.Len(), err)
+	}
+	size := net.Shape{H: 2, W: 2, C: 3}
+	got := make([]float32, size.Len())
+	m.Cut(got, size, Crop{Image: 1, Row: -1, Col: 2, Mirror: true})
+	// Row -1 and column 3 are outside; column 2 of row 0 are bytes 18+6 and on, which go to the right.
+	if want := []float32{0, 0, 0, 0, 0, 0, 0, 0, 0, 24, 125, 226}; !slices.Equal(got, want) {
+		t.Errorf("cut %v, want %v", got, want)
+	}
+	for _, c := range []struct {
+		crops []Crop
+		want  string
+	}{
+		{[]Crop{{}, {Image: 1, Row: -4, Col: 3, Mirror: true}}, ""},
+		{nil, "batch of 0 images"},
+		{make([]Crop, 3), "batch of 3 images, compiled for 1 to 2"},
+		{[]Crop{{}, {Image: 2}}, "crop 1 is of image 2, 2 are kept"},
+		{[]Crop{{Image: -1}}, "image -1"},
+		{[]Crop{{Row: -5}}, "at (-5, 0) is far from its image of 2x3x3"},
+		{[]Crop{{Row: 3}}, "at (3, 0)"},
+		{[]Crop{{Col: -5}}, "at (0, -5)"},
+		{[]Crop{{Col: 4}}, "at (0, 4)"},
+	} {
+		switch err := CheckCrops(n, 2, m, c.crops); {
+		case c.want == "" && err != nil:
+			t.Error(err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%+v: error %v, want one with %q", c.crops, err, c.want)
+		}
+	}
+	for _, bad := range []Images{
+		{Values: m.Values}, {Shape: m.Shape, Values: m.Values}, {Shape: m.Shape, Pixels: m.Pixels[1:], Values: m.Values},
+		{Shape: m.Shape, Pixels: m.Pixels, Values: m.Values[1:]},
+	} {
+		if bad.Check() == nil {
+			t.Errorf("%v with %d bytes and %d channels of values is accepted", bad.Shape, len(bad.Pixels), len(bad.Values))
+		}
+	}
+}
+
+func TestMemoryFits(t *testing.T) {
+	for _, c := range []struct {
+		images, free int64
+		fits, amply  bool
+	}{{0, 0, true, false}, {475, 1000, true, true}, {476, 1000, true, false}, {600, 1000, true, false}, {601, 1000, false, false}} {
+		m := Memory{Weights: 100, Gradients: 100, Optimizer: 100, Activations: 50, Scratch: 50, Images: c.images, Free: c.free}
+		if m.Fits() != c.fits || m.FitsAmply() != c.amply {
+			t.Errorf("%+v of %d: fits %v, amply %v", m, m.Total(), m.Fits(), m.FitsAmply())
+		}
 	}
 }

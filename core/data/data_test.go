@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"hypnos/core/net"
+	"hypnos/core/rng"
 )
 
 // member is one file of a made-up source.
@@ -491,6 +492,60 @@ func TestEpochIsAFunctionOfSeedAndEpoch(t *testing.T) {
 		if other == want {
 			t.Error("another epoch or seed gives the same batches")
 		}
+	}
+}
+
+// Crops, cut out of the images that are kept, are the batches of Epoch to the bit, from any batch on; images of a cache and resized
+// crops are not kept.
+func TestCropsAreTheBatches(t *testing.T) {
+	compared := 0
+	for _, c := range []struct {
+		size, reps int
+		Augment
+	}{{6, 1, Augment{}}, {6, 2, Augment{Pad: 2}}, {5, 1, Augment{Flip: true}}, {8, 4, Augment{Pad: 1, Flip: true}}} {
+		images := numbered(11, 6)
+		for i := range images.Pixels {
+			images.Pixels[i] = uint8(rng.New(5, rng.Test, 0).Intn(uint64(i), 256))
+		}
+		l := &Loader{Images: images, Size: c.size, Batch: 4, Reps: c.reps, Augment: c.Augment, Stats: ComputeStats(images), Seed: 9}
+		kept, ok := l.Kept()
+		if err := kept.Check(); err != nil || !ok || kept.Len() != 11 {
+			t.Fatalf("%d images kept: %v, %v", kept.Len(), ok, err)
+		}
+		for _, from := range []int{0, 1, l.Batches()} {
+			want := collect(t, l, 3, from)
+			var got []batch
+			for m := range l.Crops(context.Background(), 3, from) {
+				b := batch{m.Index, make([]float32, m.X.N*l.shape().Len()), slices.Clone(m.Labels)}
+				for i, crop := range m.Crops {
+					kept.Cut(b.pixels[i*l.shape().Len():], l.shape(), crop)
+				}
+				got = append(got, b)
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%+v from batch %d: other batches", c, from)
+			}
+			compared += len(got)
+		}
+	}
+	if compared != 2*(3+6+3+11)-4 {
+		t.Errorf("%d batches compared", compared)
+	}
+	stopped, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	l := &Loader{Images: numbered(9, 2), Size: 2, Batch: 1, Stats: unit()}
+	n := 0
+	for range l.Crops(stopped, 0, 0) {
+		if n++; n == 3 {
+			cancel()
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d batches after the context ended at 3", n)
+	}
+	l.Augment.Resized = true
+	if _, ok := l.Kept(); ok {
+		t.Error("resized crops are kept")
 	}
 }
 

@@ -84,14 +84,44 @@ type Minibatch struct {
 	Err    error // why images of a cache cannot be read: then X has none, which engines refuse, and the batch is the last one
 	X      core.Batch
 	Labels core.Labels
+	Crops  []core.Crop // of Crops, whose X has a number of images and no pixels
 }
 
 // Epoch yields the batches of an epoch from the given index on, shuffled and augmented. It ends early with ctx.
 func (l *Loader) Epoch(ctx context.Context, epoch, from int) iter.Seq[Minibatch] {
+	return l.epoch(epoch).batches(ctx, from, l.Batches())
+}
+
+// Kept returns the images as a core.Keeper takes them; false for those of which no crops make batches: images in a cache, and where
+// crops are resized.
+func (l *Loader) Kept() (core.Images, bool) {
+	table := l.Stats.table()
+	return core.Images{Shape: l.Images.Shape, Pixels: l.Images.Pixels, Values: table[:]}, l.Images.cache == nil && !l.Augment.Resized
+}
+
+// Crops yields the batches of Epoch as crops of the images that Kept returns: Cut makes the same numbers of them.
+func (l *Loader) Crops(ctx context.Context, epoch, from int) iter.Seq[Minibatch] {
+	return func(yield func(Minibatch) bool) {
+		v := l.epoch(epoch)
+		labels, crops := make(core.Labels, l.Batch), make([]core.Crop, l.Batch)
+		for index := from; index < l.Batches() && ctx.Err() == nil; index++ {
+			n := v.count(index)
+			for i := range n {
+				draw, image := v.shown(index, i)
+				labels[i], crops[i] = l.Images.Labels[image], v.place(image, draw, l.Images.Shape)
+			}
+			if !yield(Minibatch{Index: index, X: core.Batch{N: n}, Labels: labels[:n], Crops: crops[:n]}) {
+				return
+			}
+		}
+	}
+}
+
+// epoch is the passage of an epoch.
+func (l *Loader) epoch(epoch int) *view {
 	order := rng.New(l.Seed, rng.Shuffle, uint64(epoch)).Perm(l.Images.Len())
-	v := &view{Loader: l, order: order, pad: l.Augment.Pad, random: true, value: l.Stats.table(),
+	return &view{Loader: l, order: order, pad: l.Augment.Pad, random: true, value: l.Stats.table(),
 		crop: rng.New(l.Seed, rng.Crop, uint64(epoch)), flip: rng.New(l.Seed, rng.Flip, uint64(epoch))}
-	return v.batches(ctx, from, l.Batches())
 }
 
 // InOrder yields all images once, in their order, cut from the centre (or padded, where they are smaller) and without
@@ -174,16 +204,13 @@ func (l *Loader) shape() net.Shape { return net.Shape{H: l.Size, W: l.Size, C: 3
 
 // fill makes batch index in the buffer.
 func (v *view) fill(m Minibatch, index int) Minibatch {
-	first := index * v.Batch
-	n := min(v.Batch, len(v.order)*v.reps()-first)
 	m.Index = index
-	m.X.N = n
-	m.X.Pixels = m.X.Pixels[:n*v.shape().Len()]
-	m.Labels = m.Labels[:n]
+	m.X.N = v.count(index)
+	m.X.Pixels = m.X.Pixels[:m.X.N*v.shape().Len()]
+	m.Labels = m.Labels[:m.X.N]
 	var buf []uint8
-	for i := range n {
-		draw := first + i // counts the images shown in the epoch
-		image := v.order[draw/v.reps()]
+	for i := range m.X.N {
+		draw, image := v.shown(index, i)
 		m.Labels[i] = v.Images.Labels[image]
 		pixels, shape, err := v.Images.read(image, buf)
 		if err != nil {
@@ -193,43 +220,36 @@ func (v *view) fill(m Minibatch, index int) Minibatch {
 			buf = pixels
 		}
 		dst := m.X.Pixels[i*v.shape().Len() : (i+1)*v.shape().Len()]
-		mirror := v.random && v.Augment.Flip && v.flip.Intn(uint64(draw), 2) == 1
 		if v.random && v.Augment.Resized {
-			v.resized(dst, pixels, shape, v.part(uint64(draw), shape), mirror)
+			v.resized(dst, pixels, shape, v.part(draw, shape), v.mirror(draw))
 			continue
 		}
-		row, col := v.place(uint64(draw), shape)
-		v.crops(dst, pixels, shape, row, col, mirror)
+		core.Images{Shape: shape, Pixels: pixels, Values: v.value[:]}.Cut(dst, v.shape(), v.place(0, draw, shape))
 	}
 	return m
 }
 
-// place is where in the padded image the crop begins.
-func (v *view) place(draw uint64, s net.Shape) (row, col int) {
-	rows, cols := s.H+2*v.pad-v.Size, s.W+2*v.pad-v.Size
-	if !v.random {
-		return rows / 2, cols / 2
-	}
-	return v.crop.Intn(2*draw, rows+1), v.crop.Intn(2*draw+1, cols+1)
+// count is the number of images in a batch.
+func (v *view) count(index int) int { return min(v.Batch, len(v.order)*v.reps()-index*v.Batch) }
+
+// shown is the i-th image of a batch, and its place among all that the epoch shows, which keys what is drawn for it.
+func (v *view) shown(index, i int) (draw uint64, image int) {
+	at := index*v.Batch + i
+	return uint64(at), v.order[at/v.reps()]
 }
 
-// crops writes the crop that begins at (row, col) of the padded image, normalised; the padding is 0.
-func (v *view) crops(dst []float32, src []uint8, s net.Shape, row, col int, mirror bool) {
-	for i := range v.Size {
-		for j := range v.Size {
-			at := (i*v.Size + j) * 3
-			if mirror {
-				at = (i*v.Size + v.Size - 1 - j) * 3
-			}
-			y, x := row+i-v.pad, col+j-v.pad
-			if y < 0 || y >= s.H || x < 0 || x >= s.W {
-				dst[at], dst[at+1], dst[at+2] = 0, 0, 0
-				continue
-			}
-			from := (y*s.W + x) * 3
-			for c := range 3 {
-				dst[at+c] = v.value[c][src[from+c]]
-			}
-		}
+// mirror draws whether an image is turned left to right.
+func (v *view) mirror(draw uint64) bool {
+	return v.random && v.Augment.Flip && v.flip.Intn(draw, 2) == 1
+}
+
+// place draws what is shown of an image of a shape, padded.
+func (v *view) place(image int, draw uint64, s net.Shape) core.Crop {
+	rows, cols := s.H+2*v.pad-v.Size, s.W+2*v.pad-v.Size
+	if !v.random {
+		return core.Crop{Image: image, Row: rows/2 - v.pad, Col: cols/2 - v.pad}
+	}
+	return core.Crop{
+		Image: image, Row: v.crop.Intn(2*draw, rows+1) - v.pad, Col: v.crop.Intn(2*draw+1, cols+1) - v.pad, Mirror: v.mirror(draw),
 	}
 }

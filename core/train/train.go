@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"hypnos/core"
@@ -104,7 +105,11 @@ type Loop struct {
 	Engine core.Engine
 	Train  *data.Loader
 	Test   *data.Loader // its Batch must not exceed what the engine was compiled for
-	Now    func() time.Time
+	// Keep makes the training batches where the engine computes: it must be a core.Keeper, compiled with room for the images of
+	// Train. Otherwise an engine that is a core.Ahead gets a batch while it makes the step before, and others when they are to
+	// learn from it. The results are the same.
+	Keep bool
+	Now  func() time.Time
 	// Observe gets a Step, Sleep or Eval; an error ends the run.
 	Observe func(metric any) error
 	// Save gets the state when the engine's parameters are to be kept; an error ends the run.
@@ -128,6 +133,9 @@ func (l *Loop) Run(ctx context.Context, s State) (State, error) {
 			return s, err
 		}
 	}
+	if err := l.keep(); err != nil {
+		return s, err
+	}
 	l.start, l.spent = l.Now(), s.Seconds
 	s.Done = s.Epoch >= l.Epochs || s.Done && l.stepsTaken(s)
 	for !s.Done {
@@ -141,6 +149,25 @@ func (l *Loop) Run(ctx context.Context, s State) (State, error) {
 		}
 	}
 	return s, nil
+}
+
+// keep brings the training images to an engine that is to keep them.
+func (l *Loop) keep() error {
+	if !l.Keep {
+		return nil
+	}
+	images, can := l.Train.Kept()
+	keeper, ok := l.Engine.(core.Keeper)
+	switch {
+	case !ok:
+		return errors.New("train: this engine keeps no images")
+	case !can:
+		return errors.New("train: images of a cache and resized crops cannot be kept by the engine")
+	}
+	if err := keeper.Keep(images); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
 }
 
 // stepsTaken tells whether the limit of steps is reached.
@@ -157,13 +184,8 @@ func (l *Loop) save(s *State) error {
 
 // epoch does what is left of the state's epoch, its evaluation included.
 func (l *Loop) epoch(ctx context.Context, s *State) error {
-	for m := range l.Train.Epoch(ctx, s.Epoch, s.Batch) {
-		if l.stepsTaken(*s) {
-			break
-		}
-		if err := l.step(ctx, s, m); err != nil {
-			return err
-		}
+	if err := l.steps(ctx, s); err != nil {
+		return err
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("train: %w", ErrInterrupted)
@@ -187,15 +209,52 @@ func (l *Loop) epoch(ctx context.Context, s *State) error {
 	return nil
 }
 
-// step learns from one batch and sleeps if it is time.
-func (l *Loop) step(ctx context.Context, s *State, m data.Minibatch) error {
+// steps learns from what is left of the epoch's batches, until the limit of steps or the end of ctx.
+func (l *Loop) steps(ctx context.Context, s *State) error {
+	batches := l.Train.Epoch
+	if l.Keep {
+		batches = l.Train.Crops
+	}
+	pull, stop := iter.Pull(batches(ctx, s.Epoch, s.Batch))
+	defer stop()
+	next, ok := pull()
+	for ok && ctx.Err() == nil && !l.stepsTaken(*s) {
+		m, fetched := next, false
+		fetch := func() core.Batch {
+			next, ok = pull()
+			fetched = true
+			return next.X
+		}
+		if err := l.step(ctx, s, m, fetch); err != nil {
+			return err
+		}
+		if !fetched {
+			fetch()
+		}
+	}
+	return nil
+}
+
+// wake makes the learning step on a batch, however that gets to the engine. m is not valid any more once fetch has been called.
+func (l *Loop) wake(ctx context.Context, m data.Minibatch, lr float64, fetch func() core.Batch) (core.Step, error) {
+	if l.Keep {
+		return l.Engine.(core.Keeper).WakeKept(ctx, m.Crops, m.Labels, lr)
+	}
+	if e, ok := l.Engine.(core.Ahead); ok {
+		return e.WakeAhead(ctx, m.X, m.Labels, lr, fetch)
+	}
+	return l.Engine.Wake(ctx, m.X, m.Labels, lr)
+}
+
+// step learns from one batch and sleeps if it is time. fetch may be called when the batch is not needed any more, for the next one.
+func (l *Loop) step(ctx context.Context, s *State, m data.Minibatch, fetch func() core.Batch) error {
 	if m.Err != nil {
 		return fmt.Errorf("train: step %d (epoch %d, batch %d): %w", s.Step+1, s.Epoch, m.Index, m.Err)
 	}
 	lr := l.Rate.At(s.Epoch)
 	// A step is finished once begun, so that the state is always between two.
 	ctx = context.WithoutCancel(ctx)
-	r, err := l.Engine.Wake(ctx, m.X, m.Labels, lr)
+	r, err := l.wake(ctx, m, lr, fetch)
 	if err != nil {
 		return fmt.Errorf("train: step %d (epoch %d, batch %d): %w", s.Step+1, s.Epoch, m.Index, err)
 	}
