@@ -4,6 +4,9 @@
 //
 // It is strict where a GPU would be lenient, or would fail only sometimes:
 //   - work on a stream is not done before something waits for it, so that a missing event or an early change of a buffer shows;
+//   - work of two streams on one allocation, of which one writes, is an error unless an event or the host has put one before the other,
+//     whichever would have come first here;
+//     a kernel uses the whole of the allocations that its arguments point into, and writes where they are no pointers to const;
 //   - fresh memory and the zones around it are full of NaN (bytes 0xff), a kernel that writes into a zone loses the device, and a copy
 //     beyond an allocation is an error;
 //   - a call on a thread without the device's context is an error, and so is a kernel that the module's PTX declares otherwise.
@@ -34,6 +37,20 @@ namespace {
 
 using Work = std::function<CUresult()>;
 
+// Clock is what has happened before: of every stream, by its number, how many pieces of its work.
+using Clock = std::map<uint64_t, uint64_t>;
+
+void merge(Clock& into, const Clock& from) {
+  for (auto [stream, number] : from) into[stream] = std::max(into[stream], number);
+}
+
+// Use is what a piece of work does to an allocation, known by its address.
+struct Use {
+  uintptr_t at;
+  bool writes;
+};
+using Uses = std::vector<Use>;
+
 constexpr size_t kZone = 256;       // bytes of the zone before an allocation, and at least after
 constexpr int kLiveObjects = 10001; // the attribute
 constexpr unsigned kUsualShared = 48 << 10, kMostShared = 99 << 10;
@@ -55,6 +72,7 @@ struct CUctx_st {
   int retained = 0;
   long used = 0, launches = 0, allowed = 0;
   CUresult lost = CUDA_SUCCESS;
+  Clock host; // what the host has waited for
 };
 
 struct CUfunc_st {
@@ -72,6 +90,7 @@ struct CUmod_st {
 struct CUgraph_st {
   CUcontext context;
   std::vector<Work> work;
+  Uses uses;
   CUstream origin;
   std::set<CUstream> joined; // streams with work that the origin has not waited for
   CUresult broken = CUDA_SUCCESS;
@@ -80,13 +99,16 @@ struct CUgraph_st {
 struct CUgraphExec_st {
   CUcontext context;
   std::vector<Work> work;
+  Uses uses;
 };
 
 struct CUstream_st {
   CUcontext context;
-  std::deque<Work> work;
+  std::deque<Work> work = {};
   uint64_t given = 0, done = 0;  // pieces of work
   CUgraph graph = nullptr;       // that is being recorded
+  uint64_t id = 0;               // never used again
+  Clock before = {};             // what comes before the work that it is given next
 };
 
 struct CUevent_st {
@@ -94,6 +116,7 @@ struct CUevent_st {
   CUstream stream = nullptr; // where it was recorded, as work number
   uint64_t number = 0;
   CUgraph graph = nullptr; // in which it was recorded
+  Clock before = {};       // what had happened then
   double time = 0;         // milliseconds, when it was reached
 };
 
@@ -105,6 +128,8 @@ struct Memory {
   size_t bytes;
   void* block;
   size_t whole;
+  Clock reads, writes; // by stream, the last of each
+  uintptr_t start() const { return uintptr_t(block) + kZone; }
 };
 
 std::recursive_mutex mutex;
@@ -138,7 +163,7 @@ uintptr_t allocate(size_t bytes, bool host) {
   if (!block) return 0;
   memset(block, 0xff, whole);
   const uintptr_t p = uintptr_t(block) + kZone;
-  memory[p] = {current, host, bytes, block, whole};
+  memory[p] = {current, host, bytes, block, whole, {}, {}};
   return p;
 }
 
@@ -180,23 +205,54 @@ CUresult advance(CUstream s, uint64_t until) {
   return s->context->lost;
 }
 
-CUresult advance_all(CUcontext context) {
-  for (CUstream s : streams) {
-    if (s->context == context) advance(s, s->given);
+// ordered tells whether all pieces of work in last, but those of the stream itself, come before what it is given next.
+bool ordered(const Clock& last, CUstream s) {
+  for (auto [stream, number] : last) {
+    auto i = s->before.find(stream);
+    if (stream != s->id && (i == s->before.end() || i->second < number)) return false;
   }
-  return context->lost;
+  return true;
 }
 
-CUresult give(CUstream s, Work work) {
+// use notes what the work that a stream is given does to memory. It is an error where nothing has put it behind the work of another
+// stream on the same allocation, of which either writes.
+CUresult use(CUstream s, const Uses& uses, const char* what) {
+  for (auto [at, writes] : uses) {
+    auto i = memory.find(at);
+    if (i == memory.end()) continue; // a graph's, freed since
+    Memory& m = i->second;
+    if (!ordered(m.writes, s) || (writes && !ordered(m.reads, s))) {
+      fprintf(stderr, "fakecuda: %s uses an allocation of %zu bytes that another stream uses, with nothing between them\n", what, m.bytes);
+      return CUDA_ERROR_LAUNCH_FAILED;
+    }
+    (writes ? m.writes : m.reads)[s->id] = s->given + 1;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult give(CUstream s, Work work, const Uses& uses = {}, const char* what = "") {
   if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE;
   if (s->graph) {
     if (s != s->graph->origin) s->graph->joined.insert(s);
     s->graph->work.push_back(std::move(work));
+    s->graph->uses.insert(s->graph->uses.end(), uses.begin(), uses.end());
     return s->graph->broken;
   }
+  merge(s->before, s->context->host);
+  if (CUresult r = use(s, uses, what)) return s->context->lost = r;
   s->work.push_back(std::move(work));
-  s->given++;
+  s->before[s->id] = ++s->given;
   return CUDA_SUCCESS;
+}
+
+// waited tells that the host has waited for all that a stream was given.
+void waited(CUstream s) { merge(s->context->host, s->before); }
+
+CUresult advance_all(CUcontext context) {
+  for (CUstream s : streams) {
+    if (s->context == context) advance(s, s->given), waited(s);
+  }
+  return context->lost;
 }
 
 // break_capture is what a call does that is not allowed while a graph is recorded.
@@ -453,11 +509,13 @@ CUresult cuMemFreeHost(void* p) {
 
 static CUresult copy_bytes(uintptr_t to, bool to_host, uintptr_t from, bool from_host, size_t n, CUstream s) {
   if (!n) return CUDA_SUCCESS;
-  if (!allocation(to, n, to_host) || !allocation(from, n, from_host)) return CUDA_ERROR_INVALID_VALUE;
-  return give(s, [=] {
+  Memory *target = allocation(to, n, to_host), *source = allocation(from, n, from_host);
+  if (!target || !source) return CUDA_ERROR_INVALID_VALUE;
+  const Work copy = [=] {
     memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), n);
     return CUDA_SUCCESS;
-  });
+  };
+  return give(s, copy, {{source->start(), false}, {target->start(), true}}, "a copy");
 }
 
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t n, CUstream s) {
@@ -478,11 +536,13 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t n, CUstream 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t n, CUstream s) {
   ENTER;
   if (!n) return CUDA_SUCCESS;
-  if (!allocation(to, n, false)) return CUDA_ERROR_INVALID_VALUE;
-  return give(s, [=] {
+  Memory* target = allocation(to, n, false);
+  if (!target) return CUDA_ERROR_INVALID_VALUE;
+  const Work set = [=] {
     memset(reinterpret_cast<void*>(to), value, n);
     return CUDA_SUCCESS;
-  });
+  };
+  return give(s, set, {{target->start(), true}}, "a fill");
 }
 
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s,
@@ -492,12 +552,18 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
   if (extra || !gx || !gy || !gz || gx > 0x7fffffffu || gy > 65535 || gz > 65535) return CUDA_ERROR_INVALID_VALUE;
   if (bx * by * bz == 0 || uint64_t(bx) * by * bz > uint64_t(f->kernel->threads) || bz > 64) return CUDA_ERROR_INVALID_VALUE;
   if (shared > f->shared) return CUDA_ERROR_INVALID_VALUE;
-  return give(s, [=, body = f->kernel->bind(arguments), context = current, name = f->name] { return launch(context, name, grid, block, shared, body); });
+  Uses uses;
+  for (auto [p, writes] : f->kernel->pointers(arguments)) {
+    if (Memory* m = allocation(p, 0, false)) uses.push_back({m->start(), writes});
+  }
+  const Work work = [=, body = f->kernel->bind(arguments), context = current, name = f->name] { return launch(context, name, grid, block, shared, body); };
+  return give(s, work, uses, f->name);
 }
 
 CUresult cuStreamCreate(CUstream* s, unsigned) {
   ENTER;
-  *s = new CUstream_st{current, {}};
+  static uint64_t id = 0;
+  *s = new CUstream_st{.context = current, .id = ++id};
   streams.insert(*s);
   return CUDA_SUCCESS;
 }
@@ -506,6 +572,7 @@ CUresult cuStreamDestroy(CUstream s) {
   ENTER;
   if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE;
   const CUresult r = advance(s, s->given);
+  waited(s);
   for (CUevent e : events) {
     if (e->stream == s) e->stream = nullptr;
   }
@@ -518,12 +585,13 @@ CUresult cuStreamSynchronize(CUstream s) {
   ENTER;
   if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE;
   if (s->graph) return break_capture(s, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  waited(s);
   return advance(s, s->given);
 }
 
 CUresult cuEventCreate(CUevent* e, unsigned) {
   ENTER;
-  events.insert(*e = new CUevent_st{current});
+  events.insert(*e = new CUevent_st{.context = current});
   return CUDA_SUCCESS;
 }
 
@@ -547,6 +615,7 @@ CUresult cuEventRecord(CUevent e, CUstream s) {
     return CUDA_SUCCESS;
   });
   e->number = s->given;
+  e->before = s->before;
   return r;
 }
 
@@ -562,6 +631,7 @@ CUresult cuStreamWaitEvent(CUstream s, CUevent e, unsigned) {
   }
   if (s->graph) return break_capture(s, CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
   if (!e->stream) return CUDA_SUCCESS; // never recorded, or the stream has ended
+  merge(s->before, e->before);
   return give(s, [on = e->stream, number = e->number] { return streams.count(on) ? advance(on, number) : CUDA_SUCCESS; });
 }
 
@@ -577,7 +647,7 @@ CUresult cuStreamBeginCapture(CUstream s, CUstreamCaptureMode) {
   ENTER;
   if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE;
   if (s->graph) return break_capture(s, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-  graphs.insert(s->graph = new CUgraph_st{current, {}, s, {}});
+  graphs.insert(s->graph = new CUgraph_st{current, {}, {}, s, {}});
   return CUDA_SUCCESS;
 }
 
@@ -607,7 +677,7 @@ CUresult cuStreamEndCapture(CUstream s, CUgraph* g) {
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* e, CUgraph g, unsigned long long) {
   ENTER;
   if (!graphs.count(g)) return CUDA_ERROR_INVALID_VALUE;
-  execs.insert(*e = new CUgraphExec_st{current, g->work});
+  execs.insert(*e = new CUgraphExec_st{current, g->work, g->uses});
   return CUDA_SUCCESS;
 }
 
@@ -635,5 +705,5 @@ CUresult cuGraphLaunch(CUgraphExec e, CUstream s) {
       if (CUresult r = work()) return r;
     }
     return CUDA_SUCCESS;
-  });
+  }, e->uses, "a graph");
 }

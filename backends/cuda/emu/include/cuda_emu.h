@@ -388,6 +388,7 @@ inline void launch(dim3 grid, dim3 size, size_t dynamic_shared_bytes, const std:
 // own, and returns what every thread runs.
 struct Kernel {
   std::function<std::function<void()>(void** arguments)> bind;
+  std::function<std::vector<std::pair<uintptr_t, bool>>(void** arguments)> pointers; // among them, and whether not to const
   int arguments; // their number
   int threads;   // of a block, at most
 };
@@ -407,7 +408,17 @@ struct Registration {
         return [f, values] { std::apply(f, values); };
       }(std::index_sequence_for<A...>{});
     };
-    if (!kernels().emplace(name, Kernel{bind, int(sizeof...(A)), threads}).second) {
+    auto pointers = [](void** p) {
+      std::vector<std::pair<uintptr_t, bool>> all;
+      size_t i = 0;
+      auto add = [&]<class T>(std::type_identity<T>) {
+        if constexpr (std::is_pointer_v<T>) all.emplace_back(uintptr_t(*static_cast<T*>(p[i])), !std::is_const_v<std::remove_pointer_t<T>>);
+        i++;
+      };
+      (add(std::type_identity<std::remove_cv_t<A>>{}), ...);
+      return all;
+    };
+    if (!kernels().emplace(name, Kernel{bind, pointers, int(sizeof...(A)), threads}).second) {
       fprintf(stderr, "cuda emulation: two kernels %s\n", name);
       abort();
     }

@@ -389,6 +389,9 @@ func TestNoAllocation(t *testing.T) {
 		if err := q.Synchronize(); err != nil {
 			t.Error(err)
 		}
+		if err := side.Err(); err != nil {
+			t.Error(err)
+		}
 	}); allocated != 0 {
 		t.Errorf("%g allocations", allocated)
 	}
@@ -479,18 +482,81 @@ func TestWriteOutOfBounds(t *testing.T) {
 	}
 }
 
-// Queues run beside each other: without an event one does not see what the other was to do.
-func TestMissingEvent(t *testing.T) {
+// Queues run beside each other. The library that stands in finds work on the same memory which nothing puts in an order, even
+// where it comes out right; an event, whichever way round, and a Synchronize put it in one, and readers need none.
+func TestOrderOfQueues(t *testing.T) {
+	needDriver(t, true)
+	type rig struct {
+		q, side *Queue
+		e       *Event
+		b, c    *HostBuffer
+		p, r    Ptr
+		scale   *Function
+		again   *Graph // p = 0
+	}
+	launch := func(q *Queue, r *rig, x, y Ptr) {
+		q.Launch(r.scale, Grid{X: 1}, Block{X: 32}, 0, x, y, float32(1), int64(1))
+	}
+	for _, c := range []struct {
+		name          string
+		first, second func(*rig, *Queue)
+		free          bool // of order
+	}{
+		{"write, read", func(r *rig, q *Queue) { q.Set(r.p, 1, 4) }, func(r *rig, q *Queue) { q.Download(r.b, 0, r.p, 4) }, false},
+		{"write, write", func(r *rig, q *Queue) { q.Set(r.p, 1, 4) }, func(r *rig, q *Queue) { q.Upload(r.p, r.b, 0, 4) }, false},
+		{"kernel reads, write", func(r *rig, q *Queue) { launch(q, r, r.p, r.r) }, func(r *rig, q *Queue) { q.Upload(r.p, r.b, 0, 4) }, false},
+		{"write, kernel reads", func(r *rig, q *Queue) { q.Upload(r.p, r.b, 0, 4) }, func(r *rig, q *Queue) { launch(q, r, r.p, r.r) }, false},
+		{"kernel writes, read", func(r *rig, q *Queue) { launch(q, r, r.p, r.r) }, func(r *rig, q *Queue) { q.Download(r.b, 0, r.r, 4) }, false},
+		{"memory of the host", func(r *rig, q *Queue) { q.Upload(r.p, r.b, 0, 4) }, func(r *rig, q *Queue) { q.Download(r.b, 0, r.r, 4) }, false},
+		{"graph writes, read", func(r *rig, q *Queue) { q.Run(r.again) }, func(r *rig, q *Queue) { q.Copy(r.r, r.p, 4) }, false},
+		{"read, graph writes", func(r *rig, q *Queue) { q.Copy(r.r, r.p, 4) }, func(r *rig, q *Queue) { q.Run(r.again) }, false},
+		{"kernel reads, read", func(r *rig, q *Queue) { launch(q, r, r.p, r.r) }, func(r *rig, q *Queue) { q.Download(r.b, 0, r.p, 4) }, true},
+		{"two arrays", func(r *rig, q *Queue) { q.Upload(r.p, r.b, 0, 4) }, func(r *rig, q *Queue) { q.Download(r.c, 0, r.r, 4) }, true},
+	} {
+		orders := map[string]func(r *rig){
+			"none":        func(*rig) {},
+			"event":       func(r *rig) { r.q.Record(r.e); r.side.Wait(r.e) },
+			"synchronize": func(r *rig) { r.q.Synchronize() },
+			"other event": func(r *rig) { r.side.Record(r.e); r.q.Wait(r.e) },
+		}
+		for name, order := range orders {
+			t.Run(c.name+"/"+name, func(t *testing.T) {
+				d := open(t)
+				r := &rig{q: must(d.Queue()), side: must(d.Queue()), e: must(d.Event()), b: must(d.Pinned(4)), c: must(d.Pinned(4)),
+					p: must(d.Alloc(4)), r: must(d.Alloc(4)), scale: must(d.Function("scale"))}
+				r.again = must(r.q.Capture(func() { r.q.Set(r.p, 0, 4) }))
+				c.first(r, r.q)
+				order(r)
+				c.second(r, r.side)
+				err := errors.Join(r.q.Synchronize(), r.side.Synchronize())
+				if wrong := !c.free && (name == "none" || name == "other event"); wrong != errors.Is(err, ErrLost) {
+					t.Errorf("error %v", err)
+				}
+			})
+		}
+	}
+}
+
+// Err tells of what could not be given to the device, once, and waits for nothing.
+func TestErr(t *testing.T) {
 	d := open(t)
 	needDriver(t, true)
-	q, side := must(d.Queue()), must(d.Queue())
-	b := must(d.Pinned(4))
-	p := must(d.Alloc(4))
-	side.Set(p, 1, 4)
+	q := must(d.Queue())
+	b, p := must(d.Pinned(8)), must(d.Alloc(4))
+	q.Set(p, 1, 4)
 	q.Download(b, 0, p, 4)
-	check(t, q.Synchronize())
+	check(t, q.Err())
 	if b.Bytes()[0] != 0xff {
-		t.Errorf("%d: the library that stands in does queues one after the other", b.Bytes()[0])
+		t.Error("Err has waited")
+	}
+	q.Upload(p, b, 0, 8)
+	if err := q.Err(); err == nil || !strings.Contains(err.Error(), "copying to the device") {
+		t.Errorf("error %v", err)
+	}
+	check(t, q.Err())
+	check(t, q.Synchronize())
+	if b.Bytes()[0] != 1 {
+		t.Error("what was given before the error was not done")
 	}
 }
 

@@ -21,6 +21,7 @@ type Queue struct {
 	stream cu.Stream
 	reply  chan error
 	finish func() error // synchronize, as a value that is made once
+	first  func() error // take, too
 	err    error        // the first; of the device's thread, as is what follows
 	last   string       // the kernel that was launched last
 	slots  [maxParameters]uint64
@@ -77,7 +78,7 @@ const (
 // Queue makes a queue.
 func (d *Device) Queue() (*Queue, error) {
 	q := &Queue{device: d, reply: make(chan error, 1)}
-	q.finish = q.synchronize
+	q.finish, q.first = q.synchronize, q.take
 	for i := range q.args {
 		q.args[i] = unsafe.Pointer(&q.slots[i])
 	}
@@ -191,10 +192,24 @@ func (q *Queue) Synchronize() error {
 	return q.device.wait(q.reply)
 }
 
+// Err returns the first error of giving the queue's work to the device, which is forgotten then. It does not wait for the work:
+// what goes wrong in it is an error of what is given afterwards, to any queue.
+func (q *Queue) Err() error {
+	if !q.send(command{kind: call, call: q.first, reply: q.reply}) {
+		return errClosed
+	}
+	return q.device.wait(q.reply)
+}
+
+func (q *Queue) take() error {
+	err := q.err
+	q.err = nil
+	return err
+}
+
 func (q *Queue) synchronize() error {
 	err := q.stream.Synchronize()
-	if first := q.err; first != nil {
-		q.err = nil
+	if first := q.take(); first != nil {
 		return first
 	}
 	if err != nil {
