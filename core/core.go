@@ -215,15 +215,28 @@ func CheckLabels(n *net.Network, x Batch, y Labels) error {
 
 // CheckWake checks the arguments of Wake.
 func CheckWake(n *net.Network, o Options, x Batch, y Labels, lr float64) error {
+	if err := checkRate(o, lr); err != nil {
+		return err
+	}
+	if err := CheckBatch(n, o.MaxBatch, x); err != nil {
+		return err
+	}
+	return checkStep(n, x, y)
+}
+
+// checkRate checks that the engine learns, and at which rate.
+func checkRate(o Options, lr float64) error {
 	if !o.Train {
 		return errInferenceOnly
 	}
 	if !(lr >= 0) || math.IsInf(lr, 0) {
 		return fmt.Errorf("core: learning rate %g is not a finite number of at least 0", lr)
 	}
-	if err := CheckBatch(n, o.MaxBatch, x); err != nil {
-		return err
-	}
+	return nil
+}
+
+// checkStep checks what a step needs of a batch but its pixels.
+func checkStep(n *net.Network, x Batch, y Labels) error {
 	if err := CheckTraining(n, x); err != nil {
 		return err
 	}

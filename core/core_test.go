@@ -118,11 +118,31 @@ func TestCrops(t *testing.T) {
 		{[]Crop{{Col: -5}}, "at (0, -5)"},
 		{[]Crop{{Col: 4}}, "at (0, 4)"},
 	} {
-		switch err := CheckCrops(n, 2, m, c.crops); {
+		switch err := CheckCrops(n, 2, m.Len(), m.Shape, c.crops); {
 		case c.want == "" && err != nil:
 			t.Error(err)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%+v: error %v, want one with %q", c.crops, err, c.want)
+		}
+	}
+	o := Options{MaxBatch: 2, Train: true}
+	for _, c := range []struct {
+		o     Options
+		crops []Crop
+		y     Labels
+		lr    float64
+		want  string
+	}{
+		{o, make([]Crop, 2), Labels{0, 1}, 0.1, ""},
+		{Options{MaxBatch: 2}, make([]Crop, 2), Labels{0, 1}, 0.1, "inference only"},
+		{o, make([]Crop, 2), Labels{0, 1}, math.NaN(), "learning rate NaN"},
+		{o, make([]Crop, 3), Labels{0, 1, 2}, 0.1, "batch of 3 images"},
+		{o, make([]Crop, 2), Labels{0}, 0.1, "1 labels for 2 images"},
+		{o, make([]Crop, 2), Labels{0, -1}, 0.1, "label -1"},
+	} {
+		err := CheckWakeKept(n, c.o, m.Len(), m.Shape, c.crops, c.y, c.lr)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error %v, want one with %q", err, c.want)
 		}
 	}
 	for _, bad := range []Images{

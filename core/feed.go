@@ -83,19 +83,31 @@ func (m Images) Cut(dst []float32, size net.Shape, c Crop) {
 	}
 }
 
-// CheckCrops checks the crops of a batch against the network and the images kept: each must touch its image or its border.
-func CheckCrops(n *net.Network, maxBatch int, m Images, crops []Crop) error {
+// CheckCrops checks the crops of a batch against the network and so many images of a shape that are kept: each must touch its image
+// or its border.
+func CheckCrops(n *net.Network, maxBatch, kept int, shape net.Shape, crops []Crop) error {
 	if len(crops) < 1 || len(crops) > maxBatch {
 		return fmt.Errorf("core: batch of %d images, compiled for 1 to %d", len(crops), maxBatch)
 	}
-	in, count := n.Input(), m.Len()
+	in := n.Input()
 	for i, c := range crops {
 		switch {
-		case c.Image < 0 || c.Image >= count:
-			return fmt.Errorf("core: crop %d is of image %d, %d are kept", i, c.Image, count)
-		case c.Row < -in.H || c.Row > m.Shape.H || c.Col < -in.W || c.Col > m.Shape.W:
-			return fmt.Errorf("core: crop %d at (%d, %d) is far from its image of %v", i, c.Row, c.Col, m.Shape)
+		case c.Image < 0 || c.Image >= kept:
+			return fmt.Errorf("core: crop %d is of image %d, %d are kept", i, c.Image, kept)
+		case c.Row < -in.H || c.Row > shape.H || c.Col < -in.W || c.Col > shape.W:
+			return fmt.Errorf("core: crop %d at (%d, %d) is far from its image of %v", i, c.Row, c.Col, shape)
 		}
 	}
 	return nil
+}
+
+// CheckWakeKept checks the arguments of WakeKept, with so many images of a shape kept.
+func CheckWakeKept(n *net.Network, o Options, kept int, shape net.Shape, crops []Crop, y Labels, lr float64) error {
+	if err := checkRate(o, lr); err != nil {
+		return err
+	}
+	if err := CheckCrops(n, o.MaxBatch, kept, shape, crops); err != nil {
+		return err
+	}
+	return checkStep(n, Batch{N: len(crops)}, y)
 }

@@ -31,11 +31,16 @@ type engine struct {
 	functions map[string]*driver.Function
 	queue     *driver.Queue // the work
 	copies    *driver.Queue // of batches on their way to the device
-	uploaded  *driver.Event
+	uploaded  *driver.Event // the batch is in images
+	laid      *driver.Event // and is not needed there any more
+	fetched   core.Batch    // that is in images, or on its way, for the next WakeAhead
+	kept      keptImages
 	graphs    map[chain]*driver.Graph
-	failed    error // the device is lost
-	missing   error // a kernel could not be had
+	failed    error  // the device is lost
+	missing   error  // a kernel could not be had
+	laying    string // the kernel of layImages
 	onWake    func(pass)
+	onKept    func(pass)
 	onInfer   func(pass)
 
 	// In device memory.
@@ -45,6 +50,8 @@ type engine struct {
 	slots     []driver.Ptr
 	bufs      []driver.Ptr // by plan.Sizes
 	images    driver.Ptr
+	pixels    driver.Ptr // of the images that are kept
+	table     driver.Ptr // of their values
 	control   driver.Ptr
 	outcome   driver.Ptr
 	norms     driver.Ptr
@@ -52,7 +59,8 @@ type engine struct {
 	scratch   driver.Ptr
 
 	// Page-locked memory of the host.
-	batch  *driver.HostBuffer
+	batch  [2]*driver.HostBuffer // in turn: one may be on its way while the next is filled
+	turn   int
 	orders *driver.HostBuffer // control
 	report *driver.HostBuffer // outcome
 	pieces *driver.HostBuffer // through which arrays go
@@ -114,7 +122,8 @@ func compile(b *backend, n *net.Network, o core.Options, p *plan) (e *engine, er
 	for i, v := range n.Nodes {
 		e.layers = append(e.layers, e.newLayer(i, v))
 	}
-	e.onWake, e.onInfer = e.wake, e.infer
+	e.laying = "images_" + e.element()
+	e.onWake, e.onKept, e.onInfer = e.wake, e.wakeKept, e.infer
 	return e, e.clear()
 }
 
@@ -141,6 +150,7 @@ func (e *engine) allocate() (err error) {
 		e.bufs = append(e.bufs, take(padded(e.precision.elementSize()*int64(e.opt.MaxBatch)*int64(size))))
 	}
 	e.images, e.control, e.outcome = take(p.images), take(p.control), take(p.outcome)
+	e.pixels, e.table = take(p.pixels), take(p.table)
 	e.norms, e.errors, e.scratch = take(p.norms), take(p.errors), take(p.scratch)
 	pinned := func(bytes int64) (b *driver.HostBuffer) {
 		if err == nil {
@@ -148,7 +158,8 @@ func (e *engine) allocate() (err error) {
 		}
 		return b
 	}
-	e.batch, e.orders, e.report, e.pieces = pinned(p.images), pinned(p.control), pinned(p.outcome), pinned(pieceBytes)
+	e.batch = [2]*driver.HostBuffer{pinned(p.images), pinned(p.images)}
+	e.orders, e.report, e.pieces = pinned(p.control), pinned(p.outcome), pinned(pieceBytes)
 	if err != nil {
 		return err
 	}
@@ -158,7 +169,10 @@ func (e *engine) allocate() (err error) {
 	if e.copies, err = d.Queue(); err != nil {
 		return err
 	}
-	e.uploaded, err = d.Event()
+	if e.uploaded, err = d.Event(); err != nil {
+		return err
+	}
+	e.laid, err = d.Event()
 	return err
 }
 
@@ -173,12 +187,26 @@ func (e *engine) clear() error {
 	return e.wait()
 }
 
-// wait waits for all that the queue was given. An error is that of the device, and kept where it is lost.
+// wait waits for all that the queues were given. An error is that of the device, and kept where it is lost.
 func (e *engine) wait() error {
 	err := e.queue.Synchronize()
-	if copying := e.copies.Synchronize(); err == nil { // idle: the queue has waited for it
+	if copying := e.copies.Synchronize(); err == nil {
 		err = copying
 	}
+	return e.settled(err)
+}
+
+// waitForStep waits for the queue of the work alone: the next batch may be on its way.
+func (e *engine) waitForStep() error {
+	err := e.queue.Synchronize()
+	if copying := e.copies.Err(); err == nil {
+		err = copying
+	}
+	return e.settled(err)
+}
+
+// settled is an error of a queue, or else of the kernels asked for.
+func (e *engine) settled(err error) error {
 	if err == nil {
 		err = e.missing
 	}
@@ -326,6 +354,7 @@ func (e *engine) Infer(ctx context.Context, x core.Batch) (core.Logits, error) {
 		return core.Logits{}, err
 	}
 	e.putImages(x)
+	e.queue.Wait(e.uploaded)
 	p := pass{engine: e, n: x.N}
 	if err := e.run(chain{"infer", x.N}, p, e.onInfer); err != nil {
 		return core.Logits{}, err
@@ -339,19 +368,16 @@ func (e *engine) Infer(ctx context.Context, x core.Batch) (core.Logits, error) {
 }
 
 func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float64) (core.Step, error) {
-	if err := e.ready(ctx); err != nil {
+	e.fetched = core.Batch{}
+	return e.WakeAhead(ctx, x, y, lr, nil)
+}
+
+// finishStep waits for a step on n images and reads what it reported. Where something was not finite nothing has moved.
+func (e *engine) finishStep(n int) (core.Step, error) {
+	if err := e.waitForStep(); err != nil {
 		return core.Step{}, err
 	}
-	if err := core.CheckWake(e.net, e.opt, x, y, lr); err != nil {
-		return core.Step{}, err
-	}
-	e.putImages(x)
-	e.putOrders(y, e.opt.Optimizer.At(e.step+1, lr))
-	p := pass{engine: e, n: x.N, train: true, from: e.from}
-	if err := e.run(chain{"wake", x.N}, p, e.onWake); err != nil {
-		return core.Step{}, err
-	}
-	s, err := e.readOutcome(x)
+	s, err := e.readOutcome(n)
 	if err != nil {
 		return core.Step{}, err
 	}
@@ -359,11 +385,10 @@ func (e *engine) Wake(ctx context.Context, x core.Batch, y core.Labels, lr float
 	return s, nil
 }
 
-// readOutcome reads what a step reported. Where something was not finite nothing has moved.
-func (e *engine) readOutcome(x core.Batch) (core.Step, error) {
+func (e *engine) readOutcome(n int) (core.Step, error) {
 	o := outcomeOf(e.report, len(e.net.Nodes), e.opt.MaxBatch)
-	s := core.Step{N: x.N}
-	for i := range x.N {
+	s := core.Step{N: n}
+	for i := range n {
 		s.Loss += float64(o.losses[i])
 		if o.ranks[i] < 1 {
 			s.Top1++
@@ -372,9 +397,9 @@ func (e *engine) readOutcome(x core.Batch) (core.Step, error) {
 			s.Top5++
 		}
 	}
-	s.Loss /= float64(x.N)
+	s.Loss /= float64(n)
 	if math.IsNaN(s.Loss) || math.IsInf(s.Loss, 0) {
-		return core.Step{}, e.locate(x)
+		return core.Step{}, e.locate(n)
 	}
 	for i, v := range slices.Backward(e.net.Nodes) {
 		if o.flags[i] != 0 {
@@ -384,17 +409,17 @@ func (e *engine) readOutcome(x core.Batch) (core.Step, error) {
 	return s, nil
 }
 
-// locate runs the batch again, layer by layer, and names the first whose weights or output are not finite.
-func (e *engine) locate(x core.Batch) error {
-	p := pass{engine: e, n: x.N, train: true, unfused: true}
-	e.layImages(p)
+// locate runs a step's batch of n images again, layer by layer, and names the first whose weights or output are not finite. The
+// batch is where activations begin: a step writes over no activation.
+func (e *engine) locate(n int) error {
+	p := pass{engine: e, n: n, train: true, unfused: true}
 	for i, l := range e.layers {
 		l.forward(p)
 		e.queue.Set(e.outcome, 0, 8)
 		for _, q := range e.plan.byNode[i] {
 			e.finite(e.value(q), int64(q.Len()), "f32", 0)
 		}
-		e.finite(p.out(i), int64(x.N)*int64(e.net.Nodes[i].Out.Len()), e.element(), 1)
+		e.finite(p.out(i), int64(n)*int64(e.net.Nodes[i].Out.Len()), e.element(), 1)
 		e.queue.Download(e.report, 0, e.outcome, 8)
 		if err := e.wait(); err != nil {
 			return err
@@ -427,6 +452,7 @@ func (e *engine) trace(ctx context.Context, x core.Batch, probe core.Probe, yiel
 		return err
 	}
 	e.putImages(x)
+	e.queue.Wait(e.uploaded)
 	p := pass{engine: e, n: x.N, train: probe.Train, unfused: true}
 	e.layImages(p)
 	for i, l := range e.layers { // a later layer may write over the activation
@@ -499,13 +525,15 @@ func (e *engine) release() (first error) {
 	for _, at := range e.allocated {
 		note(e.device.Free(at))
 	}
-	for _, b := range []*driver.HostBuffer{e.batch, e.orders, e.report, e.pieces} {
+	for _, b := range []*driver.HostBuffer{e.batch[0], e.batch[1], e.orders, e.report, e.pieces} {
 		if b != nil {
 			note(b.Free())
 		}
 	}
-	if e.uploaded != nil {
-		note(e.uploaded.Free())
+	for _, event := range []*driver.Event{e.uploaded, e.laid} {
+		if event != nil {
+			note(event.Free())
+		}
 	}
 	for _, q := range []*driver.Queue{e.copies, e.queue} {
 		if q != nil {
@@ -513,7 +541,7 @@ func (e *engine) release() (first error) {
 		}
 	}
 	e.graphs, e.allocated, e.layers = nil, nil, nil
-	e.batch, e.orders, e.report, e.pieces = nil, nil, nil, nil
-	e.uploaded, e.copies, e.queue = nil, nil, nil
+	e.batch, e.orders, e.report, e.pieces = [2]*driver.HostBuffer{}, nil, nil, nil
+	e.uploaded, e.laid, e.copies, e.queue = nil, nil, nil, nil
 	return first
 }

@@ -89,7 +89,9 @@ func TestMemoryIsWhatIsPlanned(t *testing.T) {
 			n := small(t, name)
 			broadcast := learning(3, optim.SGD)
 			broadcast.Rule = core.Broadcast
-			for _, o := range []core.Options{{MaxBatch: 3}, learning(3, optim.AdamW), learning(17, optim.SGD), broadcast} {
+			keeping, kept := learning(3, optim.AdamW), core.Options{MaxBatch: 3}
+			keeping.Keep, kept.Keep = 100_001, 100_001 // the latter is not for training
+			for _, o := range []core.Options{{MaxBatch: 3}, learning(3, optim.AdamW), learning(17, optim.SGD), broadcast, keeping, kept} {
 				m, err := b.Memory(n, o)
 				if err != nil {
 					t.Fatal(err)
@@ -101,6 +103,9 @@ func TestMemoryIsWhatIsPlanned(t *testing.T) {
 				free, _, err := b.device.Memory()
 				if err != nil {
 					t.Fatal(err)
+				}
+				if room := m.Images; (room >= o.Keep && room > 0) != (o.Keep > 0 && o.Train) {
+					t.Errorf("%s in %s: %d bytes of images, %d asked for", name, precision, room, o.Keep)
 				}
 				if took := m.Free - free; took != m.Total() {
 					t.Errorf("%s in %s, %+v: took %d bytes, %d were planned", name, precision, o, took, m.Total())
@@ -115,7 +120,7 @@ func TestMemoryIsWhatIsPlanned(t *testing.T) {
 			}
 		}
 	}
-	if compared != 3*3*4 {
+	if compared != 3*3*6 {
 		t.Errorf("%d plans compared", compared)
 	}
 }
@@ -220,6 +225,18 @@ func TestOutOfMemory(t *testing.T) {
 		want := fmt.Sprintf("takes %.0f MB of the device's memory, %.0f MB are free", float64(m.Total())/1e6, float64(m.Free)/1e6)
 		if !errors.Is(err, core.ErrUnsupported) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("error %v, want one line with %q", err, want)
+		}
+		// Images that are to be kept count.
+		o = learning(4, optim.AdamW)
+		if m, err = b.Memory(n, o); err != nil || !m.FitsAmply() {
+			t.Fatalf("a plan of %d bytes does not fit %d amply (%v)", m.Total(), m.Free, err)
+		}
+		o.Keep = m.Free - m.Total() + 1
+		if m, err = b.Memory(n, o); err != nil || m.Fits() || m.Images < o.Keep {
+			t.Errorf("%d bytes of images in a plan of %d fit %d (%v)", m.Images, m.Total(), m.Free, err)
+		}
+		if _, err = b.Compile(n, o); !errors.Is(err, core.ErrUnsupported) {
+			t.Errorf("images that do not fit: error %v", err)
 		}
 	})
 }

@@ -29,6 +29,8 @@ type plan struct {
 
 	// Bytes of the other arrays.
 	images  int64 // a batch as it comes
+	pixels  int64 // of images that are kept
+	table   int64 // of what their bytes stand for
 	control int64 // what changes from step to step
 	outcome int64 // what a step reports
 	norms   int64 // of batch norms: statistics of a pass
@@ -111,7 +113,12 @@ func (p *plan) measure(n *net.Network, o core.Options, precision Precision) {
 		m.Activations += padded(element * batch * int64(size))
 	}
 	p.images = padded(4 * batch * int64(n.Input().Len()))
-	p.control = padded(controlBytes(o.MaxBatch))
+	p.control = controlBytes(o.MaxBatch)
+	if o.Train && o.Keep > 0 {
+		p.control += cropBytes(o.MaxBatch)
+		p.pixels, p.table = padded(o.Keep), padded(4*256*int64(n.Input().C))
+	}
+	p.control = padded(p.control)
 	p.outcome = padded(outcomeBytes(len(n.Nodes), o.MaxBatch))
 	if o.Train && o.Rule == core.Broadcast {
 		p.errors = padded(4 * batch * int64(n.Output().Len()))
@@ -128,6 +135,7 @@ func (p *plan) measure(n *net.Network, o core.Options, precision Precision) {
 		p.scratch = max(p.scratch, sleepBytes(l))
 	}
 	p.scratch = padded(p.scratch)
+	m.Images = p.pixels + p.table
 	m.Scratch = p.images + p.control + p.outcome + p.norms + p.errors + p.scratch
 }
 

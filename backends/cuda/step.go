@@ -16,8 +16,14 @@ const constants = 16
 // controlBytes is what changes from step to step: the constants, then a label an image.
 func controlBytes(maxBatch int) int64 { return 4 * (constants + int64(maxBatch)) }
 
-// labels is where the labels lie.
-func (e *engine) labels() driver.Ptr { return e.control + 4*constants }
+// cropBytes is what comes behind it when batches are cut out of images that are kept: the number of an image each, then the place
+// and the mirror of a crop each.
+func cropBytes(maxBatch int) int64 { return 4 * (1 + 3) * int64(maxBatch) }
+
+// labels, and images and places of crops, are where they lie.
+func (e *engine) labels() driver.Ptr     { return e.control + 4*constants }
+func (e *engine) cropImages() driver.Ptr { return e.control + driver.Ptr(controlBytes(e.opt.MaxBatch)) }
+func (e *engine) cropPlaces() driver.Ptr { return e.cropImages() + driver.Ptr(4*e.opt.MaxBatch) }
 
 // outcomeBytes is what a step reports: a flag for every node whose gradient is not finite and one for the loss, then a loss
 // and a rank for every image.
@@ -40,29 +46,6 @@ type outcome struct {
 func outcomeOf(b *driver.HostBuffer, nodes, maxBatch int) outcome {
 	first := flags(nodes)
 	return outcome{b.Int32s()[:first], b.Floats()[first : first+maxBatch], b.Int32s()[first+maxBatch : first+2*maxBatch]}
-}
-
-// putImages brings a batch to the device, a part while the next one is copied into page-locked memory. The queue waits for it.
-func (e *engine) putImages(x core.Batch) {
-	const parts = 4
-	to := e.batch.Floats()
-	for i := range parts {
-		lo, hi := len(x.Pixels)*i/parts, len(x.Pixels)*(i+1)/parts
-		if lo == hi {
-			continue
-		}
-		copy(to[lo:hi], x.Pixels[lo:hi])
-		e.copies.Upload(e.images+driver.Ptr(4*lo), e.batch, 4*int64(lo), 4*int64(hi-lo))
-	}
-	e.copies.Record(e.uploaded)
-	e.queue.Wait(e.uploaded)
-}
-
-// layImages brings the batch into the layout of activations.
-func (e *engine) layImages(p pass) {
-	in := e.net.Input()
-	n := int64(p.n) * int64(in.Len())
-	e.launch("images_"+e.element(), kernels.Elements(n), e.images, p.out(0), p.n, in.H*in.W, in.C)
 }
 
 // putOrders puts labels and the optimiser's constants where sendOrders finds them.
@@ -91,10 +74,9 @@ func (e *engine) lossGradient(p pass) {
 		p.n, e.net.Output().C, 1/float64(p.n), e.outcome, flags(nodes)-1)
 }
 
-// wake is a learning step's work.
+// wake is a learning step's work on a batch that is where activations begin.
 func (e *engine) wake(p pass) {
 	e.sendOrders()
-	e.layImages(p)
 	e.forward(p)
 	e.lossGradient(p)
 	e.backward(p)
@@ -130,34 +112,39 @@ func (e *engine) infer(p pass) {
 // mostGraphs is how many chains are recorded. More sizes of batches than that are not worth the host's memory.
 const mostGraphs = 8
 
-// run gives a chain to the queue, recorded the first time, and waits for it. The pass must be the same for one chain.
+// run gives a chain to the queue and waits for it.
 func (e *engine) run(c chain, p pass, f func(pass)) error {
-	g, ok := e.graphs[c]
-	switch {
-	case ok:
-		e.queue.Run(g)
-	case len(e.graphs) == mostGraphs:
-		f(p)
-	default:
-		if err := e.record(c, p, f); err != nil {
-			return err
-		}
-		e.queue.Run(e.graphs[c])
+	g, err := e.graph(c, p, f)
+	if err != nil {
+		return err
 	}
+	e.start(g, p, f)
 	return e.wait()
 }
 
-// record makes a chain's graph.
-func (e *engine) record(c chain, p pass, f func(pass)) error {
-	if err := e.wait(); err != nil { // the batch is on its way by another queue; the graph is of this one
-		return err
+// start gives a chain to the queue: its graph, where it has one.
+func (e *engine) start(g *driver.Graph, p pass, f func(pass)) {
+	if g != nil {
+		e.queue.Run(g)
+		return
+	}
+	f(p)
+}
+
+// graph is a chain's graph, recorded the first time; nil of chains that have none. The pass must be the same for one chain.
+func (e *engine) graph(c chain, p pass, f func(pass)) (*driver.Graph, error) {
+	if g, ok := e.graphs[c]; ok || len(e.graphs) == mostGraphs {
+		return g, nil
+	}
+	if err := e.wait(); err != nil { // a batch may be on its way by another queue; the graph is of this one
+		return nil, err
 	}
 	g, err := e.queue.Capture(func() { f(p) })
 	if err != nil {
-		return e.fault(err)
+		return nil, e.fault(err)
 	}
 	e.graphs[c] = g
-	return nil
+	return g, nil
 }
 
 // finite sets a flag of the outcome unless n numbers of an element type are finite.
