@@ -135,7 +135,7 @@ cuda-emu-go: $(EMU)/libcuda.so
 	$(CUDA_GO) vet -tags cuda ./backends/... ./cmd/...
 	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -tags cuda -timeout 30m -run '$(CUDA_LONG)' ./backends/cuda
 	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -race -tags cuda -timeout 30m -skip '$(CUDA_LONG)' ./backends/cuda/...
-	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -tags cuda -run Doctor ./cmd/hypnos
+	HYPNOS_CUDA_DRIVER=$< $(CUDA_GO) test -tags cuda -run CUDA ./cmd/hypnos
 	$(CUDA_GO) build -tags cuda -o $(EMU)/hypnos ./cmd/hypnos
 	HYPNOS_CUDA_DRIVER=$(EMU)/none.so $(EMU)/hypnos doctor | grep '^cuda .*no NVIDIA driver'
 

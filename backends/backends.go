@@ -30,7 +30,7 @@ func table() []entry {
 		{ref.Name, nil, func(map[string]string) (core.Backend, error) { return ref.Open(), nil }},
 		{cpu.Name, []string{"threads", "kernels", "memory"}, openCPU},
 		{fixed.Name, []string{"threads", "kernels"}, openFixed},
-		{cuda.Name, []string{"device", "precision"}, openCUDA},
+		{cuda.Name, []string{"device", "precision", "images"}, openCUDA},
 	}
 }
 
@@ -79,6 +79,13 @@ func openCUDA(settings map[string]string) (core.Backend, error) {
 			return nil, fmt.Errorf("device=%q is not a whole number", v)
 		}
 		o.Device = n
+	}
+	switch v := settings["images"]; v {
+	case "", "device":
+	case "host":
+		o.HostImages = true
+	default:
+		return nil, fmt.Errorf("images=%q is neither device nor host", v)
 	}
 	return cuda.Open(o)
 }

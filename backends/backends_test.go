@@ -107,6 +107,7 @@ func TestRefusals(t *testing.T) {
 		{"cpu:memory=lots", []string{"memory=", `"lots"`, "megabytes"}},
 		{"cpu:memory=0", []string{"memory=", `"0"`}},
 		{"cuda:device=x", []string{"device=", `"x"`, "whole number"}},
+		{"cuda:images=disk", []string{"images=", `"disk"`, "neither device nor host"}},
 		{"cuda:device=-1", []string{"device -1 is below 0"}},
 		{"cuda:precision=f64", []string{`unknown precision "f64"`, "known: f32, tf32, bf16"}},
 		{"cpu:kernels=nonsense", []string{`no kernels "nonsense"`, "there are: " + strings.Join(cpu.Versions(), ", ")}},

@@ -27,12 +27,13 @@ func Open(o Options) (core.Backend, error) {
 		return nil, errors.Join(fmt.Errorf("cuda: precision %s needs capability 8.0, %s has %d.%d: %w",
 			o.Precision, info.Name, info.Major, info.Minor, core.ErrUnsupported), d.Close())
 	}
-	return &backend{device: d, precision: o.Precision}, nil
+	return &backend{device: d, precision: o.Precision, hostImages: o.HostImages}, nil
 }
 
 type backend struct {
-	device    *driver.Device
-	precision Precision
+	device     *driver.Device
+	precision  Precision
+	hostImages bool
 }
 
 func (b *backend) Name() string { return Name }
@@ -74,6 +75,9 @@ func (b *backend) Memory(n *net.Network, o core.Options) (core.Memory, error) {
 func (b *backend) plan(n *net.Network, o core.Options) (*plan, error) {
 	if err := core.CheckOptions(o); err != nil {
 		return nil, err
+	}
+	if b.hostImages {
+		o.Keep = 0
 	}
 	p, err := makePlan(n, o, b.precision)
 	if err != nil {

@@ -41,6 +41,8 @@ func Precisions() []Precision { return []Precision{F32, TF32, BF16} }
 type Options struct {
 	Device    int       // the device's number as the driver counts
 	Precision Precision // "" is F32
+	// HostImages leaves training images on the host: engines keep none.
+	HostImages bool
 }
 
 // withDefaults fills what an empty field stands for and refuses what is out of range.

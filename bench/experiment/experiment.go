@@ -26,6 +26,7 @@ type Experiment struct {
 	Net     *net.Network
 	Engine  core.Engine
 	Loop    *train.Loop // its Observe and Save are to be set
+	Feed    *Feed       // nil of a backend that keeps no images
 	backend core.Backend
 }
 
@@ -68,7 +69,11 @@ func Open(c Config, d *data.Dataset) (*Experiment, error) {
 	if x.Net, err = c.network(len(d.Classes)); err != nil {
 		return nil, err
 	}
-	if err := x.openEngine(); err != nil {
+	loader := &data.Loader{
+		Images: d.Train, Size: x.Net.Input().H, Batch: c.Train.Batch, Reps: c.Data.Reps,
+		Augment: data.Augment{Pad: c.Data.Pad, Flip: c.Data.Flip, Resized: c.Data.ResizedCrop}, Stats: x.Stats, Seed: c.Seed, Workers: c.Data.Workers,
+	}
+	if err := x.openEngine(loader); err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
 	phase, err := c.phase()
@@ -83,12 +88,10 @@ func Open(c Config, d *data.Dataset) (*Experiment, error) {
 			EvalEvery: c.Train.EvalEvery, SaveEvery: c.Train.SaveEvery,
 		},
 		Engine: x.Engine,
-		Train: &data.Loader{
-			Images: d.Train, Size: x.Net.Input().H, Batch: c.Train.Batch, Reps: c.Data.Reps,
-			Augment: data.Augment{Pad: c.Data.Pad, Flip: c.Data.Flip, Resized: c.Data.ResizedCrop}, Stats: x.Stats, Seed: c.Seed, Workers: c.Data.Workers,
-		},
-		Test: TestLoader(d.Test, x.Net, x.Stats, c.Train.Batch, c.Data.Workers),
-		Now:  time.Now,
+		Train:  loader,
+		Keep:   x.Feed != nil && x.Feed.Kept,
+		Test:   TestLoader(d.Test, x.Net, x.Stats, c.Train.Batch, c.Data.Workers),
+		Now:    time.Now,
 	}
 	for _, l := range []*data.Loader{x.Loop.Train, x.Loop.Test} {
 		if err := l.Check(); err != nil {
@@ -103,16 +106,19 @@ func TestLoader(images *data.Images, n *net.Network, s data.Stats, batch, worker
 	return &data.Loader{Images: images, Size: n.Input().H, Batch: batch, Stats: s, Workers: workers}
 }
 
-func (x *Experiment) openEngine() error {
+func (x *Experiment) openEngine(l *data.Loader) error {
 	var err error
 	if x.backend, err = backends.Open(x.Config.Backend); err != nil {
 		return err
 	}
-	x.Engine, err = x.backend.Compile(x.Net, core.Options{
+	o := core.Options{
 		MaxBatch: x.Config.Train.Batch, Train: true, Optimizer: x.Config.optimizer(),
 		Rule: x.Config.Train.Rule, Seed: x.Config.Seed,
-	})
-	if err != nil {
+	}
+	if o, x.Feed, err = planFeed(x.backend, x.Net, o, l); err != nil {
+		return err
+	}
+	if x.Engine, err = x.backend.Compile(x.Net, o); err != nil {
 		return err
 	}
 	p, err := x.Net.Init(x.Config.initial())

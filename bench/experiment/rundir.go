@@ -71,7 +71,7 @@ type Observer interface {
 	// Begin is called once: the number of learning steps of the whole run, and the state it begins from.
 	Begin(steps int64, from train.State)
 	// Observe gets every train.Step, train.Sleep, train.Eval and Saved, a data.Mended for each image of a cache that was damaged, and
-	// before Begin Decoded.
+	// before Begin Decoded and, of a backend that can keep images where it computes, a Feed.
 	Observe(metric any)
 }
 
@@ -219,6 +219,9 @@ func (r *session) train(ctx context.Context, from Checkpoint) (s train.State, la
 	}()
 	r.Loop.Observe = r.observe
 	r.Loop.Save = r.save
+	if r.Feed != nil {
+		r.observer.Observe(*r.Feed)
+	}
 	r.observer.Begin(r.Steps(), from.State)
 	s, err = r.Loop.Run(ctx, from.State)
 	return s, r.history.last(), err

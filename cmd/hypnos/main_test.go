@@ -345,6 +345,13 @@ func TestSummaryOfMemory(t *testing.T) {
 	fails(t, t.TempDir(), exitFailed, append(args, "--train", "--optimizer", "lion"), `unknown optimiser "lion"`)
 	fails(t, t.TempDir(), exitFailed, []string{"summary", "resnet8", "--backend", "abacus"}, "abacus")
 	fails(t, t.TempDir(), exitUsage, []string{"summary", "resnet8", "--train"}, "--train needs --backend")
+	fails(t, t.TempDir(), exitUsage, []string{"summary", "resnet8", "--train", "--images", "9"}, "needs --backend")
+	fails(t, t.TempDir(), exitUsage, append(args, "--images", "9"), "--images needs --train")
+	fails(t, t.TempDir(), exitUsage, append(args, "--train", "--image-size", "9"), "--image-size --images")
+	fails(t, t.TempDir(), exitUsage, append(args, "--train", "--images", "-9"), "-9 images")
+	if r := works(t, append(args, "--train", "--images", "9")); strings.Contains(r.out, "training images") {
+		t.Errorf("the CPU backend keeps images:\n%s", r.out)
+	}
 }
 
 func TestDoctor(t *testing.T) {

@@ -83,6 +83,8 @@ func (p *progress) Observe(metric any) {
 		}
 	case data.Mended:
 		p.line("cache: %v\n", m)
+	case experiment.Feed:
+		p.line("%v\n", m)
 	case train.Step:
 		p.mu.Lock()
 		p.step = m

@@ -22,12 +22,14 @@ func summary(_ context.Context, c console, args []string) error {
 	f := newFlags(c, "summary", "NETWORK [flags]", `
 Prints the layers of a network with their shapes, parameters and multiply-adds, and its size by precision.
 NETWORK is a built-in network (`+strings.Join(net.Names(), ", ")+`) or a checkpoint file.
-With --backend it also prints the memory that an engine of it will take there, and whether that is free.
+With --backend it also prints the memory that an engine of it will take there, and whether that is free; with --images, too,
+whether the training images will stay on the device.
 
 Examples:
   hypnos summary resnet20-lc
   hypnos summary resnet20-lc --input 48 --classes 200 --json
   hypnos summary resnet20-lc --backend cpu --batch 512 --train
+  hypnos summary resnet20-lc --backend cuda --train --images 50000
   hypnos summary runs/cifar10-resnet20-lc-ws10/checkpoint.safetensors`)
 	var o net.Options
 	f.IntVar(&o.Input, "input", 0, "rows and columns of the image (default: the network's own)")
@@ -41,14 +43,22 @@ Examples:
 	f.IntVar(&p.MaxBatch, "batch", p.MaxBatch, "with --backend: `images` a batch")
 	f.BoolVar(&p.Train, "train", false, "with --backend: for training, not inference")
 	f.StringVar((*string)(&p.Optimizer.Kind), "optimizer", string(p.Optimizer.Kind), "with --backend and --train: adamw, adam or sgd")
+	f.IntVar(&p.images, "images", 0, "with --backend and --train: so many training `images`")
+	f.IntVar(&p.imageSize, "image-size", 0, "with --images: their rows and columns (default: the network's input)")
 	asJSON := f.Bool("json", false, "print JSON")
 	names, err := f.parse(args, "NETWORK")
 	if err != nil {
 		return err
 	}
+	if p.images < 0 || p.imageSize < 0 {
+		return usageError{fmt.Errorf("%d images of %d pixels: below 0", p.images, p.imageSize)}
+	}
+	if p.images > 0 && !p.Train || p.imageSize > 0 && p.images == 0 {
+		return usageError{fmt.Errorf("--images needs --train, and --image-size --images")}
+	}
 	if p.backend == "" {
 		f.Visit(func(g *flag.Flag) {
-			if slices.Contains([]string{"batch", "train", "optimizer"}, g.Name) {
+			if slices.Contains([]string{"batch", "train", "optimizer", "images"}, g.Name) {
 				err = usageError{fmt.Errorf("--%s needs --backend", g.Name)}
 			}
 		})
@@ -90,11 +100,15 @@ type memoryPlan struct {
 	Memory    core.Memory `json:"bytes"`
 	Total     int64       `json:"total"`
 	Fits      bool        `json:"fits"` // as far as the backend knows
+	// Feed is where training images are, of a backend that can keep them.
+	Feed *experiment.Feed `json:"feed,omitempty"`
 }
 
 // planOptions are the flags of the memory plan.
 type planOptions struct {
-	backend string
+	backend   string
+	images    int
+	imageSize int // 0 is the network's input
 	core.Options
 }
 
@@ -104,11 +118,22 @@ func (o planOptions) plan(n *net.Network) (*memoryPlan, error) {
 		return nil, err
 	}
 	defer b.Close()
-	m, err := b.Memory(n, o.Options)
+	options := o.Options
+	var feed *experiment.Feed
+	if o.images > 0 {
+		shape := n.Input()
+		if o.imageSize > 0 {
+			shape.H, shape.W = o.imageSize, o.imageSize
+		}
+		if options, feed, err = experiment.PlanFeed(b, n, options, int64(o.images)*int64(shape.Len())); err != nil {
+			return nil, err
+		}
+	}
+	m, err := b.Memory(n, options)
 	if err != nil {
 		return nil, err
 	}
-	p := &memoryPlan{Backend: o.backend, Batch: o.MaxBatch, Train: o.Train, Memory: m, Total: m.Total(), Fits: m.Fits()}
+	p := &memoryPlan{Backend: o.backend, Batch: o.MaxBatch, Train: o.Train, Memory: m, Total: m.Total(), Fits: m.Fits(), Feed: feed}
 	if o.Train {
 		p.Optimizer = o.Optimizer.Kind
 	}
@@ -131,6 +156,9 @@ func (p memoryPlan) writeText(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "memory of %s, %s, batches of %d: %s; %s\n  weights %s, gradients %s, moments %s, activations %s, scratch %s\n",
 		p.Backend, what, p.Batch, mb(p.Total), free, mb(m.Weights), mb(m.Gradients), mb(m.Optimizer), mb(m.Activations), mb(m.Scratch))
+	if err == nil && p.Feed != nil {
+		_, err = fmt.Fprintf(w, "  %v\n", p.Feed)
+	}
 	return err
 }
 
