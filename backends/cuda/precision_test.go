@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"hypnos/backends/backendtest"
@@ -331,5 +332,63 @@ func TestPrecisionsGiveTheSameBits(t *testing.T) {
 	}
 	if compared < 2*2*2*3*len(n.Params())/2 {
 		t.Errorf("only %d tensors compared", compared)
+	}
+}
+
+// What an image gives does not depend, to the bit, on how many others are in its batch: tiles of few rows, for small batches, and of
+// many add the terms of a sum in the same order.
+func TestSameBitsInSmallAndLargeBatches(t *testing.T) {
+	needDevice(t, false)
+	b := net.NewBuilder("tiles")
+	x := b.ReLU("relu", b.LC2D("lc1", b.Input(net.Shape{H: 4, W: 4, C: 3}), net.Window{Out: 8, Kernel: 3, Stride: 1}))
+	x = b.Conv2D("conv", b.LC2D("lc2", x, net.Window{Out: 40, Kernel: 3, Stride: 2}), net.Window{Out: 5, Kernel: 1, Stride: 1})
+	b.Linear("linear", b.GlobalAvgPool("pool", x), 7)
+	n, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const large = 130 // more than one tile of many rows
+	all := images(n, large)
+	cotangent := make([]float64, large*7)
+	for i := range cotangent {
+		cotangent[i] = rng.New(6, rng.Test, 0).Normal(uint64(i))
+	}
+	compared := 0
+	for _, precision := range Precisions() {
+		e := ready(t, open(t, precision), n, learning(large, optim.SGD))
+		// results are the logits and the gradients of count images.
+		results := func(first, count int) [][]float64 {
+			size := n.Input().Len()
+			x := core.Batch{N: count, Pixels: all.Pixels[first*size : (first+count)*size]}
+			l, err := e.Infer(context.Background(), x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := [][]float64{l.Values, nil}
+			for v, err := range e.Trace(context.Background(), x, core.Probe{Train: true, Cotangent: cotangent[first*7 : (first+count)*7]}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if v.Name == "grad/input" {
+					if found[1], err = v.Float64s(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			return found
+		}
+		want := results(0, large)
+		for _, part := range [][2]int{{0, 1}, {127, 3}, {60, 33}, {3, 64}, {1, 65}} {
+			for i, got := range results(part[0], part[1]) {
+				each := len(want[i]) / large
+				if !slices.Equal(got, want[i][part[0]*each:(part[0]+part[1])*each]) {
+					t.Errorf("%s: images %d to %d alone give other bits (result %d)", precision, part[0], part[0]+part[1]-1, i)
+				}
+				compared += len(got)
+			}
+		}
+	}
+	if compared != 3*(1+3+33+64+65)*(7+4*4*3) {
+		t.Errorf("%d numbers compared", compared)
 	}
 }

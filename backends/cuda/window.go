@@ -3,8 +3,6 @@
 package cuda
 
 import (
-	"strconv"
-
 	"hypnos/backends/cuda/internal/driver"
 	"hypnos/backends/cuda/kernels"
 	"hypnos/core/net"
@@ -72,9 +70,9 @@ func (e *engine) products(name string, size kernels.Launch, g kernels.Window, ar
 	e.launch(name, size, append(args, g.B, g.H, g.W, g.Cin, g.Ho, g.Wo, g.Cout, g.K, g.Stride, g.Pad, g.Groups, g.WeightStep, g.BiasStep)...)
 }
 
-// tiles launches the kernel of the engine's precision for tiles of so many columns.
-func (e *engine) tiles(name string, g kernels.Window, size kernels.Launch, columns int, args ...any) {
-	e.products(name+"_"+string(e.precision)+"_"+strconv.Itoa(columns), size, g, args...)
+// tiles launches the kernel of the engine's precision for a tile.
+func (e *engine) tiles(name string, g kernels.Window, size kernels.Launch, t kernels.Tile, args ...any) {
+	e.products(name+"_"+string(e.precision)+"_"+t.String(), size, g, args...)
 }
 
 func (l *window) forward(p pass) {
@@ -82,8 +80,8 @@ func (l *window) forward(p pass) {
 	if l.bias != nil {
 		bias = p.value(l.bias)
 	}
-	size, columns := g.Forward()
-	p.tiles("window_forward", g, size, columns, l.in(p, 0), p.value(l.weight), bias, p.out(l.node))
+	size, tile := g.Forward()
+	p.tiles("window_forward", g, size, tile, l.in(p, 0), p.value(l.weight), bias, p.out(l.node))
 }
 
 func (l *window) backward(p pass) {
@@ -98,19 +96,19 @@ func (l *window) backward(p pass) {
 	case p.errors != 0:
 		p.broadcastError(p, l, dx, adds(m))
 	default:
-		size, columns := g.InputGradient()
-		p.tiles("window_input_gradient", g, size, columns, p.grad(l.node), p.value(l.weight), dx, adds(m))
+		size, tile := g.InputGradient()
+		p.tiles("window_input_gradient", g, size, tile, p.grad(l.node), p.value(l.weight), dx, adds(m))
 	}
 }
 
 func (l *window) weightGradient(p pass, g kernels.Window, x, dy driver.Ptr) {
 	dw, parts := p.gradient(l.weight), g.Parts()
-	size, columns := g.WeightGradient()
+	size, tile := g.WeightGradient()
 	if g.WeightStep > 0 {
-		p.tiles("window_weight_gradient", g, size, columns, x, dy, dw, parts, p.outcome, l.node)
+		p.tiles("window_weight_gradient", g, size, tile, x, dy, dw, parts, p.outcome, l.node)
 		return
 	}
-	p.tiles("window_weight_gradient", g, size, columns, x, dy, p.scratch, parts, driver.Ptr(0), 0)
+	p.tiles("window_weight_gradient", g, size, tile, x, dy, p.scratch, parts, driver.Ptr(0), 0)
 	p.launch("sum_parts", kernels.Elements(g.Weights()), p.scratch, dw, parts, g.Weights(), p.outcome, l.node)
 }
 

@@ -174,10 +174,10 @@ func naive(kind string, g kernels.Window, precision string) (string, kernels.Lau
 }
 
 func tiled(kind string, g kernels.Window, precision string) (string, kernels.Launch) {
-	size, columns := map[string]func() (kernels.Launch, int){
+	size, tile := map[string]func() (kernels.Launch, kernels.Tile){
 		"forward": g.Forward, "input_gradient": g.InputGradient, "weight_gradient": g.WeightGradient,
 	}[kind]()
-	return fmt.Sprintf("window_%s_%s_%d", kind, precision, columns), size
+	return fmt.Sprintf("window_%s_%s_%v", kind, precision, tile), size
 }
 
 // windows lists the three products of every layer in every version and precision.
@@ -221,7 +221,7 @@ func together(rows []row) (all []row) {
 		var sizes []string
 		for _, r := range rows {
 			_, product, ok := strings.Cut(r.Kernel, "window_")
-			kind, _, found := strings.Cut(product, "_"+precision) // tiles of so many columns may follow
+			kind, _, found := strings.Cut(product, "_"+precision) // the tile may follow
 			if !ok || !found {
 				continue
 			}

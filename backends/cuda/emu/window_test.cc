@@ -43,7 +43,8 @@ const Case kCases[] = {
 };
 constexpr int kCount = int(sizeof kCases / sizeof *kCases);
 
-// chosen are the cases for tiles of N columns: all for 16, for wider tiles those that fill more than 16 and some others.
+// chosen are the cases for tiles of N columns: all for 16, for wider tiles those that fill more than 16 and some others. They are
+// those of any number of rows: batches and receptive fields of less, and of more, than 32 and 128.
 bool chosen(int i, int N) { return N == 16 || kCases[i].Cout > 16 || i % 4 == 0; }
 constexpr int kChosen = 8;
 
@@ -51,8 +52,8 @@ constexpr double kU = 0x1p-24;
 double gamma(double n) { return n * kU / (1 - n * kU); }
 
 // grid is the launch of a tiled kernel.
-dim3 grid(int positions, int groups, int rows, int columns, int N) {
-  return dim3(unsigned(positions) * unsigned(groups) * unsigned((rows + 127) / 128) * unsigned((columns + N - 1) / N));
+dim3 grid(int positions, int groups, int rows, int columns, int R, int N) {
+  return dim3(unsigned(positions) * unsigned(groups) * unsigned((rows + R - 1) / R) * unsigned((columns + N - 1) / N));
 }
 
 // taps calls f(output position, input position, tap) for all on the image.
@@ -126,8 +127,8 @@ void near_all(const char* what, const Array<T>& got, const std::vector<double>& 
 #define ARGUMENTS g.B, g.H, g.W, g.Cin, g.Ho, g.Wo, g.Cout, g.k, g.stride, g.pad, g.groups, g.wstep, g.bstep
 
 // check runs all kernels of a precision at a tile on a case. relative and result are the roundings of operands and results.
-#define CHECK(T, suffix, N, relative, result)                                                                          \
-  TEST(suffix##_##N) {                                                                                                 \
+#define CHECK(T, suffix, R, N, relative, result)                                                                       \
+  TEST(suffix##_##R##x##N) {                                                                                           \
     Cases cases(N == 16 ? kCount : kChosen);                                                                           \
     for (int i = 0; i < kCount; i++) {                                                                                 \
       if (!chosen(i, N)) continue;                                                                                     \
@@ -144,23 +145,23 @@ void near_all(const char* what, const Array<T>& got, const std::vector<double>& 
       Array<int> flags(2);                                                                                             \
       flags[0] = flags[1] = 0;                                                                                         \
       const Want want = exact(c, x, w, bias, dy);                                                                      \
-      launch(grid(int(P), g.groups, g.B, g.out(), N), 128, 0,                                                          \
-             [&] { window_forward_##suffix##_##N(x, w, c.bias ? bias.data() : nullptr, y, ARGUMENTS); });              \
+      launch(grid(int(P), g.groups, g.B, g.out(), R, N), R, 0,                                                         \
+             [&] { window_forward_##suffix##_##R##x##N(x, w, c.bias ? bias.data() : nullptr, y, ARGUMENTS); });        \
       near_all("y", y, want.y, want.y_size, terms, relative, result, i);                                               \
       SAME_BITS(y);                                                                                                    \
-      const dim3 inputs = grid(int(Q), g.groups, g.B, g.in(), N);                                                      \
-      launch(inputs, 128, 0, [&] { window_input_gradient_##suffix##_##N(dy, w, dx, 0, ARGUMENTS); });                  \
+      const dim3 inputs = grid(int(Q), g.groups, g.B, g.in(), R, N);                                                   \
+      launch(inputs, R, 0, [&] { window_input_gradient_##suffix##_##R##x##N(dy, w, dx, 0, ARGUMENTS); });              \
       near_all("dx", dx, want.dx, want.dx_size, uses, relative, result, i);                                            \
       Array<T> twice(dx);                                                                                              \
-      launch(inputs, 128, 0, [&] { window_input_gradient_##suffix##_##N(dy, w, twice, 1, ARGUMENTS); });               \
+      launch(inputs, R, 0, [&] { window_input_gradient_##suffix##_##R##x##N(dy, w, twice, 1, ARGUMENTS); });           \
       auto doubled = want.dx, larger = want.dx_size;                                                                   \
       for (auto& v : doubled) v *= 2;                                                                                  \
       for (auto& v : larger) v *= 2;                                                                                   \
       near_all("dx added", twice, doubled, larger, uses + 1, relative + result, result, i);                            \
       const int count = c.located ? int(P) : std::min(3, int(P));                                                      \
       Array<float> parts(size_t(count) * each);                                                                        \
-      launch(grid(count, g.groups, g.K(), g.out(), N), 128, 0, [&] {                                                   \
-        window_weight_gradient_##suffix##_##N(x, dy, c.located ? dw.data() : parts.data(), count, flags, 1,            \
+      launch(grid(count, g.groups, g.K(), g.out(), R, N), R, 0, [&] {                                                  \
+        window_weight_gradient_##suffix##_##R##x##N(x, dy, c.located ? dw.data() : parts.data(), count, flags, 1,      \
                                               ARGUMENTS);                                                              \
       });                                                                                                              \
       if (!c.located) launch(2, 256, 0, [&] { sum_parts(parts, dw, count, int64_t(each), flags, 1); });                \
@@ -175,15 +176,21 @@ constexpr double kTf32 = 2 * 0x1p-11 + 0x1p-22, kWeights = 0x1p-8;
 
 } // namespace
 
-CHECK(float, f32, 16, 0, 0)
-CHECK(float, f32, 32, 0, 0)
-CHECK(float, f32, 64, 0, 0)
-CHECK(float, tf32, 16, kTf32, 0)
-CHECK(float, tf32, 32, kTf32, 0)
-CHECK(float, tf32, 64, kTf32, 0)
-CHECK(bf16, bf16, 16, kWeights, 0x1p-8)
-CHECK(bf16, bf16, 32, kWeights, 0x1p-8)
-CHECK(bf16, bf16, 64, kWeights, 0x1p-8)
+CHECK(float, f32, 32, 16, 0, 0)
+CHECK(float, f32, 128, 16, 0, 0)
+CHECK(float, f32, 32, 32, 0, 0)
+CHECK(float, f32, 128, 32, 0, 0)
+CHECK(float, f32, 128, 64, 0, 0)
+CHECK(float, tf32, 32, 16, kTf32, 0)
+CHECK(float, tf32, 128, 16, kTf32, 0)
+CHECK(float, tf32, 32, 32, kTf32, 0)
+CHECK(float, tf32, 128, 32, kTf32, 0)
+CHECK(float, tf32, 128, 64, kTf32, 0)
+CHECK(bf16, bf16, 32, 16, kWeights, 0x1p-8)
+CHECK(bf16, bf16, 128, 16, kWeights, 0x1p-8)
+CHECK(bf16, bf16, 32, 32, kWeights, 0x1p-8)
+CHECK(bf16, bf16, 128, 32, kWeights, 0x1p-8)
+CHECK(bf16, bf16, 128, 64, kWeights, 0x1p-8)
 
 // Biases' gradients, of positions and shared.
 template <class T, class Kernel>
@@ -237,12 +244,12 @@ TEST(not_finite) {
     w[5] = float(bad);  // of the corner's first neuron, a tap on the padding
     w[20] = float(bad); // and one on the image
     dy[0] = float(bad);
-    const dim3 one = grid(16, 1, 3, 4, 16), all = grid(16, 1, 36, 4, 16);
-    launch(one, 128, 0, [&] { window_forward_f32_16(x, w, nullptr, y, ARGUMENTS); });
+    const dim3 one = grid(16, 1, 3, 4, 32, 16), all = grid(16, 1, 36, 4, 128, 16);
+    launch(one, 32, 0, [&] { window_forward_f32_32x16(x, w, nullptr, y, ARGUMENTS); });
     launch(3, 256, 0, [&] { naive_window_forward_f32(x, w, nullptr, y0, ARGUMENTS); });
-    launch(one, 128, 0, [&] { window_input_gradient_f32_16(dy, w, dx, 0, ARGUMENTS); });
+    launch(one, 32, 0, [&] { window_input_gradient_f32_32x16(dy, w, dx, 0, ARGUMENTS); });
     launch(3, 256, 0, [&] { naive_window_input_gradient_f32(dy, w, dx0, 0, ARGUMENTS); });
-    launch(all, 128, 0, [&] { window_weight_gradient_f32_16(x, dy, dw, 16, flags, 0, ARGUMENTS); });
+    launch(all, 128, 0, [&] { window_weight_gradient_f32_128x16(x, dy, dw, 16, flags, 0, ARGUMENTS); });
     launch(3, 256, 0, [&] { naive_window_weight_gradient_f32(x, dy, dw0, flags, 1, ARGUMENTS); });
     int infected = 0;
     auto same = [&](const char* what, const Array<float>& a, const Array<float>& b) {
@@ -259,8 +266,8 @@ TEST(not_finite) {
     shared.wstep = 0;
     {
       const auto g = shared;
-      launch(grid(1, 1, 36, 4, 16), 128, 0,
-             [&] { window_weight_gradient_f32_16(x, dy, parts, 1, nullptr, 0, ARGUMENTS); });
+      launch(grid(1, 1, 36, 4, 128, 16), 128, 0,
+             [&] { window_weight_gradient_f32_128x16(x, dy, parts, 1, nullptr, 0, ARGUMENTS); });
       launch(1, 256, 0, [&] { sum_parts(parts, sum, 1, 4 * 36, flags, 2); });
     }
     for (size_t i = 0; i < sum.size(); i++) {

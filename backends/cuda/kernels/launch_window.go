@@ -1,5 +1,7 @@
 package kernels
 
+import "strconv"
+
 // Window is the geometry of a locally connected layer, a convolution or a linear layer: x (H·W, B, Cin), y (Ho·Wo, B, Cout).
 type Window struct {
 	B, H, W, Cin, Ho, Wo, Cout, K, Stride, Pad, Groups int
@@ -10,37 +12,40 @@ type Window struct {
 // Weights is the number of weights of a position.
 func (g Window) Weights() int64 { return int64(g.Cout) * int64(g.K*g.K) * int64(g.Cin/g.Groups) }
 
-// What a block makes of a product: rows, and the most columns.
-const (
-	tileRows    = 128
-	tileColumns = 64
-)
+// Tile is what a block makes of a product, by which kernels are named.
+type Tile struct{ Rows, Columns int }
 
-// tile is the number of columns of a tile for so many columns: 16, 32 or 64, by which kernels are named.
-func tile(columns int) int {
-	n := 16
-	for n < columns && n < tileColumns {
-		n *= 2
+func (t Tile) String() string { return strconv.Itoa(t.Rows) + "x" + strconv.Itoa(t.Columns) }
+
+// tileOf is the tile for a product of so many rows and columns: 128 rows, or 32 where those are at most half full, as of small
+// batches; 16 columns, 32, or, with 128 rows, 64.
+func tileOf(rows, columns int) Tile {
+	t, most := Tile{128, 16}, 64
+	if rows <= t.Rows/2 {
+		t.Rows, most = 32, 32
 	}
-	return n
+	for t.Columns < min(columns, most) {
+		t.Columns *= 2
+	}
+	return t
 }
 
-// tiled is the launch of a product (rows, columns) at every position and group, and the columns of its tiles.
-func (g Window) tiled(positions, rows, columns int) (Launch, int) {
-	n := tile(columns)
-	return Launch{Grid: [3]int{positions * g.Groups * ceil(rows, tileRows) * ceil(columns, n), 1, 1}, Block: [3]int{tileRows, 1, 1}}, n
+// tiled is the launch of a product (rows, columns) at every position and group, and its tiles.
+func (g Window) tiled(positions, rows, columns int) (Launch, Tile) {
+	t := tileOf(rows, columns)
+	return Launch{Grid: [3]int{positions * g.Groups * ceil(rows, t.Rows) * ceil(columns, t.Columns), 1, 1}, Block: [3]int{t.Rows, 1, 1}}, t
 }
 
-// Forward is the launch of window_forward, and the columns of its tiles, with which its name ends.
-func (g Window) Forward() (Launch, int) { return g.tiled(g.Ho*g.Wo, g.B, g.Cout/g.Groups) }
+// Forward is the launch of window_forward, and its tiles, with which its name ends.
+func (g Window) Forward() (Launch, Tile) { return g.tiled(g.Ho*g.Wo, g.B, g.Cout/g.Groups) }
 
 // InputGradient is the launch of window_input_gradient.
-func (g Window) InputGradient() (Launch, int) { return g.tiled(g.H*g.W, g.B, g.Cin/g.Groups) }
+func (g Window) InputGradient() (Launch, Tile) { return g.tiled(g.H*g.W, g.B, g.Cin/g.Groups) }
 
 // WeightGradient is the launch of window_weight_gradient, which makes Parts sums.
-func (g Window) WeightGradient() (Launch, int) { return g.weightGradient(g.Parts()) }
+func (g Window) WeightGradient() (Launch, Tile) { return g.weightGradient(g.Parts()) }
 
-func (g Window) weightGradient(parts int) (Launch, int) {
+func (g Window) weightGradient(parts int) (Launch, Tile) {
 	return g.tiled(parts, g.K*g.K*g.Cin/g.Groups, g.Cout/g.Groups)
 }
 

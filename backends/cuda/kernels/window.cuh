@@ -6,12 +6,15 @@
 // memory: a tap of a receptive field is a (B, Cin) matrix as it lies, and tiles gather the taps. Taps on the padding are not
 // read, so that what is not finite does not spread over it.
 //
-// A block of 128 threads makes 128 × 16, 32 or 64 numbers of a product. Chunks of both operands go through registers into
-// shared memory, the next one being read while one is multiplied:
+// A block of 128 threads makes 128 × 16, 32 or 64 numbers of a product; where there are few rows, as of small batches, a block of
+// 32 threads makes 32 × 16 or 32 (wider ones would take more registers than a thread has). Chunks of both operands go through
+// registers into shared memory, the next one being read while one is multiplied:
 //
 //	Plain     float32 by multiply-adds, 8 × 2, 4 or 8 sums a thread; chunks of 16
 //	Tensor    bf16, or tf32, by tensor cores with float sums, a warp 32 × 16, 32 or 64; chunks of 32. Weights are
 //	          float32 in memory and rounded on their way.
+//
+// The terms of a sum are added in the same order whatever the tile.
 #pragma once
 #include "pointwise.cuh"
 #include <type_traits>
@@ -36,9 +39,6 @@ struct Geometry {
 #define WINDOW_VALUES                                                                                                  \
   window::Geometry { B, H, W, Cin, Ho, Wo, Cout, k, stride, pad, groups, wstep, bstep }
 
-constexpr int kThreads = 128;
-constexpr int kRows = 128; // of a tile
-
 struct tf32 {}; // a precision: float in memory
 
 // four reads n ≤ 4 neighbouring elements, the others are 0; wide: all at once, p being aligned to four elements.
@@ -62,9 +62,9 @@ __device__ __forceinline__ void four(float (&v)[4], const T* p, int n, bool wide
 __device__ __forceinline__ void zero(float (&v)[4]) { v[0] = v[1] = v[2] = v[3] = 0.f; }
 
 // Plain multiplies tiles in float32: thread (ty, tx) makes rows 8·ty… and columns TN·tx….
-template <int N, bool, bool>
+template <int R, int N, bool, bool>
 struct Plain {
-  static constexpr int kColumns = N, kChunk = 16, TM = 8, TN = N / 8;
+  static constexpr int kRows = R, kColumns = N, kChunk = 16, TM = 8, TN = N / 8;
   static constexpr int kA = kRows + 4, kB = N + 4; // from one term's row of a tile to the next's
   static constexpr int kStage = N + 4;
   static constexpr int kFloats = kRows * kStage > kChunk*(kA + kB) ? kRows* kStage : kChunk*(kA + kB);
@@ -119,12 +119,12 @@ struct Plain {
 #ifdef BF16
 // Tensor multiplies tiles by tensor cores: warp w makes rows 32·w…. P is bf16 or tf32; ALONG_A and ALONG_B tell how operands
 // come, and tiles lie as they come.
-template <class P, int N, bool ALONG_A, bool ALONG_B>
+template <class P, int R, int N, bool ALONG_A, bool ALONG_B>
 struct Tensor {
   static constexpr bool kHalf = std::is_same<P, bf16>::value;
   using Element = typename std::conditional<kHalf, bf16, float>::type;
   using Operand = typename std::conditional<kHalf, bf16, nvcuda::wmma::precision::tf32>::type;
-  static constexpr int kColumns = N, kChunk = 32, kTerms = kHalf ? 16 : 8; // terms of an instruction
+  static constexpr int kRows = R, kColumns = N, kChunk = 32, kTerms = kHalf ? 16 : 8; // terms of an instruction
   static constexpr int kA = (ALONG_A ? kChunk : kRows) + 8, kB = (ALONG_B ? kChunk : N) + 8;
   static constexpr int kElementsA = kA * (ALONG_A ? kRows : kChunk), kElementsB = kB * (ALONG_B ? N : kChunk);
   static constexpr int kStage = N + 4;
@@ -203,10 +203,10 @@ struct Tensor {
 #endif
 
 // Reader is a thread's part of a chunk of one operand on its way: four neighbours along the operand's contiguous axis, of
-// LENGTH, at some of OTHERS places across.
-template <int LENGTH, int OTHERS>
+// LENGTH, at some of OTHERS places across, of a block of so many threads.
+template <int THREADS, int LENGTH, int OTHERS>
 struct Reader {
-  static constexpr int kAcross = kThreads / (LENGTH / 4); // other coordinates at a time
+  static constexpr int kAcross = THREADS / (LENGTH / 4); // other coordinates at a time
   static constexpr int kTimes = (OTHERS + kAcross - 1) / kAcross;
   float v[kTimes][4];
 
@@ -220,9 +220,9 @@ struct Reader {
 // thread's four neighbours have in common, and read(v, place, first, other).
 template <class Core, bool ROWS_FIRST, class Source, class Put>
 __device__ __forceinline__ void product(const Source& s, Put put) {
-  constexpr int C = Core::kChunk, N = Core::kColumns;
-  using A = Reader<(Source::kAlongA ? C : kRows), (Source::kAlongA ? kRows : C)>;
-  using B = Reader<(Source::kAlongB ? C : N), (Source::kAlongB ? N : C)>;
+  constexpr int C = Core::kChunk, R = Core::kRows, N = Core::kColumns; // a thread a row
+  using A = Reader<R, (Source::kAlongA ? C : R), (Source::kAlongA ? R : C)>;
+  using B = Reader<R, (Source::kAlongB ? C : N), (Source::kAlongB ? N : C)>;
   SHARED(float, buffer, [Core::kFloats]);
   Core core(&buffer[0]);
   A left;
@@ -231,7 +231,7 @@ __device__ __forceinline__ void product(const Source& s, Put put) {
     const auto at = s.place_a(chunk * C, A::along());
 #pragma unroll
     for (int i = 0; i < A::kTimes; i++) {
-      if (A::other(i) < (Source::kAlongA ? kRows : C)) s.read_a(left.v[i], at, chunk * C, A::other(i));
+      if (A::other(i) < (Source::kAlongA ? R : C)) s.read_a(left.v[i], at, chunk * C, A::other(i));
     }
     const auto bt = s.place_b(chunk * C, B::along());
 #pragma unroll
@@ -249,7 +249,7 @@ __device__ __forceinline__ void product(const Source& s, Put put) {
     if (chunk == chunks) break;
 #pragma unroll
     for (int i = 0; i < A::kTimes; i++) {
-      if (A::other(i) < (Source::kAlongA ? kRows : C))
+      if (A::other(i) < (Source::kAlongA ? R : C))
         core.template keep_a<Source::kAlongA>(A::along(), A::other(i), left.v[i]);
     }
 #pragma unroll
@@ -262,8 +262,8 @@ __device__ __forceinline__ void product(const Source& s, Put put) {
   core.stage(&buffer[0]);
   __syncthreads();
 #pragma unroll 1
-  for (int i = int(threadIdx.x); i < kRows * N; i += kThreads) {
-    const int row = ROWS_FIRST ? i % kRows : i / N, column = ROWS_FIRST ? i / kRows : i % N;
+  for (int i = int(threadIdx.x); i < R * N; i += R) {
+    const int row = ROWS_FIRST ? i % R : i / N, column = ROWS_FIRST ? i / R : i % N;
     put(row, column, buffer[row * Core::kStage + column]);
   }
 }
@@ -288,11 +288,11 @@ struct Uses {
 // positions, so that blocks that run together share operands.
 struct Place {
   int position, group, row, column;
-  __device__ __forceinline__ Place(int rows, int columns, int N, int groups) {
-    const int across = (columns + N - 1) / N, down = (rows + kRows - 1) / kRows;
+  __device__ __forceinline__ Place(int rows, int columns, int R, int N, int groups) {
+    const int across = (columns + N - 1) / N, down = (rows + R - 1) / R;
     int64_t i = blockIdx.x;
     column = int(i % across) * N, i /= across;
-    row = int(i % down) * kRows, i /= down;
+    row = int(i % down) * R, i /= down;
     group = int(i % groups);
     position = int(i / groups);
   }

@@ -76,7 +76,7 @@ struct Forward {
 
 template <class Core, class T>
 __device__ __forceinline__ void forward(const T* x, const float* w, const float* bias, T* y, const Geometry& g) {
-  const Place at(g.B, g.out(), Core::kColumns, g.groups);
+  const Place at(g.B, g.out(), Core::kRows, Core::kColumns, g.groups);
   const int64_t first = int64_t(at.position) * g.B;
   const int channel = at.group * g.out() + at.column;
   product<Core, false>(Forward<T>(g, x, w, at), [&](int m, int n, float v) {
@@ -88,19 +88,26 @@ __device__ __forceinline__ void forward(const T* x, const float* w, const float*
 
 } // namespace window
 
-#define WINDOW_FORWARD(suffix, T, N, ...)                                                                              \
-  KERNEL(128, window_forward_##suffix##_##N, const T* x, const float* w, const float* bias, T* y, WINDOW_GEOMETRY) {   \
+#define WINDOW_FORWARD(suffix, T, R, N, ...)                                                                           \
+  KERNEL(R, window_forward_##suffix##_##R##x##N, const T* x, const float* w, const float* bias, T* y,                  \
+         WINDOW_GEOMETRY) {                                                                                            \
     window::forward<__VA_ARGS__>(x, w, bias, y, WINDOW_VALUES);                                                        \
   }
-WINDOW_FORWARD(f32, float, 16, window::Plain<16, true, true>)
-WINDOW_FORWARD(f32, float, 32, window::Plain<32, true, true>)
-WINDOW_FORWARD(f32, float, 64, window::Plain<64, true, true>)
+WINDOW_FORWARD(f32, float, 32, 16, window::Plain<32, 16, true, true>)
+WINDOW_FORWARD(f32, float, 128, 16, window::Plain<128, 16, true, true>)
+WINDOW_FORWARD(f32, float, 32, 32, window::Plain<32, 32, true, true>)
+WINDOW_FORWARD(f32, float, 128, 32, window::Plain<128, 32, true, true>)
+WINDOW_FORWARD(f32, float, 128, 64, window::Plain<128, 64, true, true>)
 #ifdef BF16
-WINDOW_FORWARD(tf32, float, 16, window::Tensor<window::tf32, 16, true, true>)
-WINDOW_FORWARD(tf32, float, 32, window::Tensor<window::tf32, 32, true, true>)
-WINDOW_FORWARD(tf32, float, 64, window::Tensor<window::tf32, 64, true, true>)
-WINDOW_FORWARD(bf16, bf16, 16, window::Tensor<bf16, 16, true, true>)
-WINDOW_FORWARD(bf16, bf16, 32, window::Tensor<bf16, 32, true, true>)
-WINDOW_FORWARD(bf16, bf16, 64, window::Tensor<bf16, 64, true, true>)
+WINDOW_FORWARD(tf32, float, 32, 16, window::Tensor<window::tf32, 32, 16, true, true>)
+WINDOW_FORWARD(tf32, float, 128, 16, window::Tensor<window::tf32, 128, 16, true, true>)
+WINDOW_FORWARD(tf32, float, 32, 32, window::Tensor<window::tf32, 32, 32, true, true>)
+WINDOW_FORWARD(tf32, float, 128, 32, window::Tensor<window::tf32, 128, 32, true, true>)
+WINDOW_FORWARD(tf32, float, 128, 64, window::Tensor<window::tf32, 128, 64, true, true>)
+WINDOW_FORWARD(bf16, bf16, 32, 16, window::Tensor<bf16, 32, 16, true, true>)
+WINDOW_FORWARD(bf16, bf16, 128, 16, window::Tensor<bf16, 128, 16, true, true>)
+WINDOW_FORWARD(bf16, bf16, 32, 32, window::Tensor<bf16, 32, 32, true, true>)
+WINDOW_FORWARD(bf16, bf16, 128, 32, window::Tensor<bf16, 128, 32, true, true>)
+WINDOW_FORWARD(bf16, bf16, 128, 64, window::Tensor<bf16, 128, 64, true, true>)
 #endif
 #undef WINDOW_FORWARD

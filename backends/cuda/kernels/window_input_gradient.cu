@@ -75,7 +75,7 @@ struct InputGradient {
 
 template <class Core, class T>
 __device__ __forceinline__ void input_gradient(const T* dy, const float* w, T* dx, int add, const Geometry& g) {
-  const Place at(g.B, g.in(), Core::kColumns, g.groups);
+  const Place at(g.B, g.in(), Core::kRows, Core::kColumns, g.groups);
   const int64_t first = int64_t(at.position) * g.B;
   const int channel = at.group * g.in() + at.column;
   product<Core, false>(InputGradient<T>(g, dy, w, at), [&](int m, int n, float v) {
@@ -87,19 +87,26 @@ __device__ __forceinline__ void input_gradient(const T* dy, const float* w, T* d
 
 } // namespace window
 
-#define WINDOW_INPUT_GRADIENT(suffix, T, N, ...)                                                                       \
-  KERNEL(128, window_input_gradient_##suffix##_##N, const T* dy, const float* w, T* dx, int add, WINDOW_GEOMETRY) {    \
+#define WINDOW_INPUT_GRADIENT(suffix, T, R, N, ...)                                                                    \
+  KERNEL(R, window_input_gradient_##suffix##_##R##x##N, const T* dy, const float* w, T* dx, int add,                   \
+         WINDOW_GEOMETRY) {                                                                                            \
     window::input_gradient<__VA_ARGS__>(dy, w, dx, add, WINDOW_VALUES);                                                \
   }
-WINDOW_INPUT_GRADIENT(f32, float, 16, window::Plain<16, true, false>)
-WINDOW_INPUT_GRADIENT(f32, float, 32, window::Plain<32, true, false>)
-WINDOW_INPUT_GRADIENT(f32, float, 64, window::Plain<64, true, false>)
+WINDOW_INPUT_GRADIENT(f32, float, 32, 16, window::Plain<32, 16, true, false>)
+WINDOW_INPUT_GRADIENT(f32, float, 128, 16, window::Plain<128, 16, true, false>)
+WINDOW_INPUT_GRADIENT(f32, float, 32, 32, window::Plain<32, 32, true, false>)
+WINDOW_INPUT_GRADIENT(f32, float, 128, 32, window::Plain<128, 32, true, false>)
+WINDOW_INPUT_GRADIENT(f32, float, 128, 64, window::Plain<128, 64, true, false>)
 #ifdef BF16
-WINDOW_INPUT_GRADIENT(tf32, float, 16, window::Tensor<window::tf32, 16, true, false>)
-WINDOW_INPUT_GRADIENT(tf32, float, 32, window::Tensor<window::tf32, 32, true, false>)
-WINDOW_INPUT_GRADIENT(tf32, float, 64, window::Tensor<window::tf32, 64, true, false>)
-WINDOW_INPUT_GRADIENT(bf16, bf16, 16, window::Tensor<bf16, 16, true, false>)
-WINDOW_INPUT_GRADIENT(bf16, bf16, 32, window::Tensor<bf16, 32, true, false>)
-WINDOW_INPUT_GRADIENT(bf16, bf16, 64, window::Tensor<bf16, 64, true, false>)
+WINDOW_INPUT_GRADIENT(tf32, float, 32, 16, window::Tensor<window::tf32, 32, 16, true, false>)
+WINDOW_INPUT_GRADIENT(tf32, float, 128, 16, window::Tensor<window::tf32, 128, 16, true, false>)
+WINDOW_INPUT_GRADIENT(tf32, float, 32, 32, window::Tensor<window::tf32, 32, 32, true, false>)
+WINDOW_INPUT_GRADIENT(tf32, float, 128, 32, window::Tensor<window::tf32, 128, 32, true, false>)
+WINDOW_INPUT_GRADIENT(tf32, float, 128, 64, window::Tensor<window::tf32, 128, 64, true, false>)
+WINDOW_INPUT_GRADIENT(bf16, bf16, 32, 16, window::Tensor<bf16, 32, 16, true, false>)
+WINDOW_INPUT_GRADIENT(bf16, bf16, 128, 16, window::Tensor<bf16, 128, 16, true, false>)
+WINDOW_INPUT_GRADIENT(bf16, bf16, 32, 32, window::Tensor<bf16, 32, 32, true, false>)
+WINDOW_INPUT_GRADIENT(bf16, bf16, 128, 32, window::Tensor<bf16, 128, 32, true, false>)
+WINDOW_INPUT_GRADIENT(bf16, bf16, 128, 64, window::Tensor<bf16, 128, 64, true, false>)
 #endif
 #undef WINDOW_INPUT_GRADIENT

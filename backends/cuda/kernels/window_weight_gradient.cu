@@ -99,7 +99,7 @@ struct WeightGradient {
 template <class Core, class T>
 __device__ __forceinline__ void weight_gradient(const T* x, const T* dy, float* dw, int parts, int* flags, int flag,
                                                 const Geometry& g) {
-  const Place at(g.K(), g.out(), Core::kColumns, g.groups); // its position is the part
+  const Place at(g.K(), g.out(), Core::kRows, Core::kColumns, g.groups); // its position is the part
   const int64_t all = int64_t(g.Ho) * g.Wo;
   const int begin = int(all * at.position / parts), end = int(all * (at.position + 1) / parts);
   const WeightGradient<T> s(g, x, dy, at, begin, end);
@@ -136,8 +136,8 @@ __device__ __forceinline__ void bias_gradient(const T* dy, float* db, int* flags
 
 } // namespace window
 
-#define WINDOW_WEIGHT_GRADIENT(suffix, T, N, ...)                                                                      \
-  KERNEL(128, window_weight_gradient_##suffix##_##N, const T* x, const T* dy, float* dw, int parts, int* flags,        \
+#define WINDOW_WEIGHT_GRADIENT(suffix, T, R, N, ...)                                                                   \
+  KERNEL(R, window_weight_gradient_##suffix##_##R##x##N, const T* x, const T* dy, float* dw, int parts, int* flags,    \
          int flag, WINDOW_GEOMETRY) {                                                                                  \
     window::weight_gradient<__VA_ARGS__>(x, dy, dw, parts, flags, flag, WINDOW_VALUES);                                \
   }
@@ -145,17 +145,23 @@ __device__ __forceinline__ void bias_gradient(const T* dy, float* db, int* flags
   KERNEL(256, window_bias_gradient_##suffix, const T* dy, float* db, int* flags, int flag, WINDOW_GEOMETRY) {          \
     window::bias_gradient<T>(dy, db, flags, flag, WINDOW_VALUES);                                                      \
   }
-WINDOW_WEIGHT_GRADIENT(f32, float, 16, window::Plain<16, false, false>)
-WINDOW_WEIGHT_GRADIENT(f32, float, 32, window::Plain<32, false, false>)
-WINDOW_WEIGHT_GRADIENT(f32, float, 64, window::Plain<64, false, false>)
+WINDOW_WEIGHT_GRADIENT(f32, float, 32, 16, window::Plain<32, 16, false, false>)
+WINDOW_WEIGHT_GRADIENT(f32, float, 128, 16, window::Plain<128, 16, false, false>)
+WINDOW_WEIGHT_GRADIENT(f32, float, 32, 32, window::Plain<32, 32, false, false>)
+WINDOW_WEIGHT_GRADIENT(f32, float, 128, 32, window::Plain<128, 32, false, false>)
+WINDOW_WEIGHT_GRADIENT(f32, float, 128, 64, window::Plain<128, 64, false, false>)
 WINDOW_BIAS_GRADIENT(f32, float)
 #ifdef BF16
-WINDOW_WEIGHT_GRADIENT(tf32, float, 16, window::Tensor<window::tf32, 16, false, false>)
-WINDOW_WEIGHT_GRADIENT(tf32, float, 32, window::Tensor<window::tf32, 32, false, false>)
-WINDOW_WEIGHT_GRADIENT(tf32, float, 64, window::Tensor<window::tf32, 64, false, false>)
-WINDOW_WEIGHT_GRADIENT(bf16, bf16, 16, window::Tensor<bf16, 16, false, false>)
-WINDOW_WEIGHT_GRADIENT(bf16, bf16, 32, window::Tensor<bf16, 32, false, false>)
-WINDOW_WEIGHT_GRADIENT(bf16, bf16, 64, window::Tensor<bf16, 64, false, false>)
+WINDOW_WEIGHT_GRADIENT(tf32, float, 32, 16, window::Tensor<window::tf32, 32, 16, false, false>)
+WINDOW_WEIGHT_GRADIENT(tf32, float, 128, 16, window::Tensor<window::tf32, 128, 16, false, false>)
+WINDOW_WEIGHT_GRADIENT(tf32, float, 32, 32, window::Tensor<window::tf32, 32, 32, false, false>)
+WINDOW_WEIGHT_GRADIENT(tf32, float, 128, 32, window::Tensor<window::tf32, 128, 32, false, false>)
+WINDOW_WEIGHT_GRADIENT(tf32, float, 128, 64, window::Tensor<window::tf32, 128, 64, false, false>)
+WINDOW_WEIGHT_GRADIENT(bf16, bf16, 32, 16, window::Tensor<bf16, 32, 16, false, false>)
+WINDOW_WEIGHT_GRADIENT(bf16, bf16, 128, 16, window::Tensor<bf16, 128, 16, false, false>)
+WINDOW_WEIGHT_GRADIENT(bf16, bf16, 32, 32, window::Tensor<bf16, 32, 32, false, false>)
+WINDOW_WEIGHT_GRADIENT(bf16, bf16, 128, 32, window::Tensor<bf16, 128, 32, false, false>)
+WINDOW_WEIGHT_GRADIENT(bf16, bf16, 128, 64, window::Tensor<bf16, 128, 64, false, false>)
 WINDOW_BIAS_GRADIENT(bf16, bf16)
 #endif
 #undef WINDOW_WEIGHT_GRADIENT
