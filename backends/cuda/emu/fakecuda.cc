@@ -83,7 +83,7 @@ struct CUfunc_st {
 
 struct CUmod_st {
   CUcontext context;
-  std::string ptx;
+  std::map<std::string, int> parameters; // their number, by kernel
   std::map<std::string, CUfunc_st> functions;
 };
 
@@ -272,14 +272,17 @@ CUresult launch(CUcontext context, const char* name, dim3 grid, dim3 block, unsi
   return untouched(name) ? CUDA_SUCCESS : CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
-// parameters counts those of a kernel in PTX; -1 without the kernel.
-int parameters(const std::string& ptx, const std::string& name) {
-  const size_t at = ptx.find(".entry " + name + "(");
-  if (at == std::string::npos) return -1;
-  const size_t end = ptx.find(')', at);
-  int n = 0;
-  for (size_t i = at; (i = ptx.find(".param", i)) < end; i++) n++;
-  return n;
+// parameters counts those of every kernel in PTX, by name.
+std::map<std::string, int> parameters(const std::string& ptx) {
+  std::map<std::string, int> all;
+  const std::string mark = ".entry ";
+  for (size_t at = 0; (at = ptx.find(mark, at)) != std::string::npos;) {
+    at += mark.size();
+    const size_t list = ptx.find('(', at), end = ptx.find(')', at);
+    int& n = all[ptx.substr(at, list - at)];
+    for (size_t i = list; (i = ptx.find(".param", i)) < end; i++) n++;
+  }
+  return all;
 }
 
 const std::map<int, std::pair<const char*, const char*>> codes = {
@@ -428,7 +431,7 @@ CUresult cuModuleLoadDataEx(CUmodule* m, const void* image, unsigned n, CUjit_op
     if (log) snprintf(log, size, "ptxas fatal   : Missing .version directive at start of file");
     return CUDA_ERROR_INVALID_PTX;
   }
-  *m = new CUmod_st{current, ptx, {}};
+  *m = new CUmod_st{current, parameters(ptx), {}};
   modules.insert(*m);
   return CUDA_SUCCESS;
 }
@@ -444,10 +447,10 @@ CUresult cuModuleGetFunction(CUfunction* f, CUmodule m, const char* name) {
   ENTER;
   if (!modules.count(m)) return CUDA_ERROR_INVALID_HANDLE;
   auto kernel = emu::kernels().find(name);
-  const int declared = parameters(m->ptx, name);
-  if (kernel == emu::kernels().end() || declared < 0) return CUDA_ERROR_NOT_FOUND;
-  if (declared != kernel->second.arguments) {
-    fprintf(stderr, "fakecuda: kernel %s has %d parameters, in PTX %d: make ptx\n", name, kernel->second.arguments, declared);
+  auto declared = m->parameters.find(name);
+  if (kernel == emu::kernels().end() || declared == m->parameters.end()) return CUDA_ERROR_NOT_FOUND;
+  if (declared->second != kernel->second.arguments) {
+    fprintf(stderr, "fakecuda: kernel %s has %d parameters, in PTX %d: make ptx\n", name, kernel->second.arguments, declared->second);
     return CUDA_ERROR_INVALID_PTX;
   }
   auto made = m->functions.try_emplace(name, CUfunc_st{kernel->first.c_str(), &kernel->second});
@@ -572,10 +575,14 @@ CUresult cuStreamDestroy(CUstream s) {
   ENTER;
   if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE;
   const CUresult r = advance(s, s->given);
-  waited(s);
   for (CUevent e : events) {
     if (e->stream == s) e->stream = nullptr;
+    e->before.erase(s->id);
   }
+  // What it was given is done: everything comes after it.
+  s->context->host.erase(s->id);
+  for (CUstream other : streams) other->before.erase(s->id);
+  for (auto& [at, m] : memory) m.reads.erase(s->id), m.writes.erase(s->id);
   streams.erase(s);
   delete s;
   return r;

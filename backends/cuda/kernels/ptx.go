@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"sync"
 )
 
 //go:embed kernels_75.ptx.gz
@@ -19,13 +20,19 @@ var ptx80 []byte
 // Version is the CUDA version whose drivers, and all later ones, know this PTX.
 const Version = "11.8"
 
+// The texts, each decompressed when it is asked for first.
+var (
+	text75 = sync.OnceValues(func() (string, error) { return decompressed(ptx75) })
+	text80 = sync.OnceValues(func() (string, error) { return decompressed(ptx80) })
+)
+
 // PTX returns the kernels for a device of a compute capability. Those in bf16 and tf32 need 8.0.
 func PTX(major, minor int) (string, error) {
 	switch {
 	case major >= 8:
-		return decompressed(ptx80)
+		return text80()
 	case major == 7 && minor >= 5:
-		return decompressed(ptx75)
+		return text75()
 	}
 	return "", fmt.Errorf("capability %d.%d, the kernels need 7.5 or more", major, minor)
 }

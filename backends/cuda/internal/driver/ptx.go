@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 // parameter is one of a kernel's parameters, as PTX declares it: "u64", "u32", "f32", …
@@ -16,7 +17,7 @@ type parameter struct {
 }
 
 var (
-	entryPattern     = regexp.MustCompile(`\.entry\s+(\w+)\s*\(([^)]*)\)`)
+	entryPattern     = regexp.MustCompile(`^\s+(\w+)\s*\(([^)]*)\)`) // behind its directive
 	parameterPattern = regexp.MustCompile(`\.param\s+\.([a-z])(\d+)\s+\w+`)
 	declared         = regexp.MustCompile(`\.param\b`)
 )
@@ -24,7 +25,15 @@ var (
 // entries returns the kernels of a PTX text with their parameters.
 func entries(ptx string) (map[string][]parameter, error) {
 	found := map[string][]parameter{}
-	for _, e := range entryPattern.FindAllStringSubmatch(ptx, -1) {
+	for rest := ptx; ; {
+		var ok bool
+		if _, rest, ok = strings.Cut(rest, ".entry"); !ok {
+			break
+		}
+		e := entryPattern.FindStringSubmatch(rest)
+		if e == nil {
+			continue
+		}
 		name, list := e[1], parameterPattern.FindAllStringSubmatch(e[2], -1)
 		if n := len(declared.FindAllString(e[2], -1)); n != len(list) || n > maxParameters {
 			return nil, fmt.Errorf("kernel %s: of its %d parameters %d are numbers or pointers (%d at most)", name, n, len(list), maxParameters)
