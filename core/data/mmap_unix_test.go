@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hypnos/core"
 	"hypnos/core/net"
 	"hypnos/core/rng"
 )
@@ -60,8 +61,9 @@ func BenchmarkCacheReads(b *testing.B) {
 	}{
 		{"nothing", func(uint64, []uint8) {}},
 		{"crop", func(draw uint64, pixels []uint8) {
-			row, col := v.place(draw, shape)
-			v.crops(dst, pixels, shape, row, col, draw%2 == 1)
+			crop := v.place(0, draw, shape)
+			crop.Mirror = draw%2 == 1
+			core.Images{Shape: shape, Pixels: pixels, Values: v.value[:]}.Cut(dst, v.shape(), crop)
 		}},
 		{"resized", func(draw uint64, pixels []uint8) { v.resized(dst, pixels, shape, v.part(draw, shape), draw%2 == 1) }},
 	} {
