@@ -17,6 +17,7 @@ import (
 	"hypnos/backends"
 	"hypnos/bench/experiment"
 	"hypnos/bench/table"
+	"hypnos/core/data"
 	"hypnos/core/model"
 	"hypnos/core/train"
 )
@@ -407,6 +408,8 @@ func (r *running) Observe(metric any) {
 		}
 	case train.Eval:
 		r.tell(News{Kind: Tested, Step: m.Step, Epoch: m.Epoch, Loss: m.Loss, Top1: m.Top1})
+	case data.Mended:
+		r.tell(News{Kind: Note, Text: m.String()})
 	case experiment.Saved:
 		if !m.State.Done && !time.Now().Before(r.next) {
 			r.copyNow(m.State.Step)
