@@ -3,6 +3,7 @@ package experiment_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,10 +51,16 @@ func TestRunFromDamagedCache(t *testing.T) {
 	c.Train.Epochs = 1
 	finish(t, dir, c)
 	whole := readFile(t, cache, "pixels")
-	damage := func(image int) {
-		damaged := slices.Clone(whole)
-		damaged[image*8*8*3] ^= 1
-		datatest.Write(t, filepath.Join(cache, "pixels"), damaged)
+	damage := func(image int) { // in its place: the run reads the file meanwhile
+		f, err := os.OpenFile(filepath.Join(cache, "pixels"), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := image * 8 * 8 * 3
+		_, err = f.WriteAt([]byte{whole[at] ^ 1}, int64(at))
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	damage(9) // the first training image, behind 9 test images
 	c.Train.Epochs = 2
