@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"image"
 	"image/jpeg"
@@ -449,4 +450,39 @@ func BenchmarkImageNetIndex(b *testing.B) {
 		n.close()
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*classes*images), "µs/image")
+}
+
+// Whatever an archive holds, the places of its members lie in it.
+func FuzzListTar(f *testing.F) {
+	whole, err := os.ReadFile(filepath.Join(datatest.ImageNet(f, 4, 1, 1), valArchive))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:700])
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		const from = 3
+		end := int64(0)
+		listTar(bytes.NewReader(append(make([]byte, from), archive...)), from, int64(len(archive)), func(name string, at, size int64) error {
+			if at < from+end || size < 0 || at+size > int64(from+len(archive)) || strings.Contains(strings.TrimPrefix(name, "/"), "/") {
+				t.Errorf("%q at %d of %d bytes, behind %d, in %d", name, at, size, end, len(archive))
+			}
+			end = at + size - from
+			return nil
+		})
+	})
+}
+
+// Whoever is tired of waiting for the index is told so.
+func TestImageNetIndexIsStopped(t *testing.T) {
+	ctx, stop := context.WithCancelCause(context.Background())
+	tired := errors.New("tired")
+	stop(tired)
+	source := smallArchives(t).write(t)
+	if _, err := openImageNet(ctx, source); !errors.Is(err, tired) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := OpenCached(ctx, source, t.TempDir(), Options{Size: 8}, nil); !errors.Is(err, tired) {
+		t.Errorf("got %v", err)
+	}
 }
