@@ -459,3 +459,35 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("the run's data are %+v", record)
 	}
 }
+
+// eval and train tell what they mended of a damaged cache, train in its metrics, too; results are those of a whole one.
+func TestDamagedCacheIsTold(t *testing.T) {
+	t.Parallel()
+	source, dir := datatest.ClassFolders(t, 12, 6, 2), t.TempDir()
+	cache, run := filepath.Join(dir, "cache"), filepath.Join(dir, "run")
+	args := trainTiny(run, "resnet8", source, "data.size=8", "data.fit=resize", "data.cache="+cache)
+	works(t, args)
+	model := filepath.Join(run, "checkpoint.safetensors")
+	want := works(t, []string{"eval", "-m", model}).out
+	whole := read(t, filepath.Join(cache, "pixels"))
+	const image = 8 * 8 * 3 // bytes; test images come first
+	damage := func(at int) {
+		text := []byte(whole)
+		text[at] ^= 4
+		datatest.Write(t, filepath.Join(cache, "pixels"), text)
+	}
+	damage(2)
+	r := works(t, []string{"eval", "-m", model})
+	if told := "cache: test/blue/0.png: the checksum of its pixels is wrong; it was decoded anew\n"; r.err != told || r.out != want {
+		t.Errorf("eval says %q and prints\n%s", r.err, r.out)
+	}
+	if r := works(t, []string{"eval", "-m", model}); r.err != "" || read(t, filepath.Join(cache, "pixels")) != whole {
+		t.Errorf("eval says %q again", r.err)
+	}
+	damage(6 * image)
+	r = works(t, append(args, "--set", "train.epochs=3"))
+	if told := "cache: train/blue/0.png: the checksum of its pixels is wrong; it was decoded anew\n"; strings.Count(r.err, told) != 1 ||
+		strings.Count(read(t, filepath.Join(run, "metrics.jsonl")), `{"kind":"mended","image":"train/blue/0.png",`) != 1 {
+		t.Errorf("train says\n%s", r.err)
+	}
+}
