@@ -256,7 +256,7 @@ func (a *session) golden(ctx context.Context, path string) error {
 func (a *session) start(ctx context.Context, s Start) error {
 	var started message.Started
 	a.rested = count(a.deeds, slept)
-	err := a.target.Call(ctx, message.Start, message.Configuration{Text: a.config, Drop: s.Drop, Patience: time.Minute}, &started)
+	err := a.target.Call(ctx, message.Start, message.Configuration{Text: a.config, Drop: s.Drop, Patience: 2 * time.Minute}, &started)
 	if s.Fails == "" {
 		return err
 	}
