@@ -42,7 +42,7 @@ type CoordinatorOptions struct {
 	Program string // version
 	Backend string // of the table's runs
 	Table   string // for people: which it is
-	Dir     string // of the table; copies on their way lie in it
+	Dir     string // copies on their way lie in it
 	// Share puts images into the queue, for workers on other machines.
 	Share bool
 	// Own says that the queue's server belongs to this table: what another version left there is taken out, the table's folder has it.
@@ -53,7 +53,7 @@ type CoordinatorOptions struct {
 }
 
 // DefaultMaxTries of CoordinatorOptions.
-const DefaultMaxTries = 20
+const DefaultMaxTries = 30
 
 // dispatched is a run that is not done yet.
 type dispatched struct {
@@ -179,24 +179,14 @@ func (c *Coordinator) Train(ctx context.Context, t table.Task) (result table.Res
 	for published := false; ; {
 		s, err := c.look(ctx, r)
 		switch {
+		case err == nil && s.Done:
+			return c.take(r)
 		case errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && !published: // at first, or the queue has lost what it had
 			if err = c.publish(ctx, r); err == nil {
 				published = true
 			}
 		case err == nil && s.Failed != "":
 			return result, errors.New(s.Failed)
-		case err == nil && s.Done:
-			text, err := os.ReadFile(r.dir.File(table.ResultFile))
-			if err == nil {
-				err = json.Unmarshal(text, &result)
-			}
-			if err != nil {
-				return result, err
-			}
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			r.done = true
-			return result, r.dir.Close()
 		}
 		switch {
 		case local(err):
@@ -213,6 +203,21 @@ func (c *Coordinator) Train(ctx context.Context, t table.Task) (result table.Res
 		case <-poll.C:
 		}
 	}
+}
+
+// take reads the result that was installed in a run's directory, which is free then.
+func (c *Coordinator) take(r *dispatched) (result table.Result, err error) {
+	text, err := os.ReadFile(r.dir.File(table.ResultFile))
+	if err != nil {
+		return result, err
+	}
+	if err := json.Unmarshal(text, &result); err != nil {
+		return result, fmt.Errorf("%s: %w", r.dir.File(table.ResultFile), err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.done = true
+	return result, r.dir.Close()
 }
 
 // repair makes what is missing of the queue, when the server has come back without it. An error is one of a server that is away.
@@ -275,10 +280,10 @@ func (c *Coordinator) publish(ctx context.Context, r *dispatched) error {
 	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
 		return err
 	}
-	if at, _ := s.newest(); !s.Done && (revision == 0 || here.Step > at.Step) {
+	if at, _ := s.newest(); !s.Done && (revision == 0 || here.Step > at.Step || s.Failed != "") {
 		s.Lease++ // who has an older copy has lost the run
 		s.Failures, s.Failed, s.Tries = nil, "", 0
-		if here.Step > 0 {
+		if here.Step > at.Step {
 			first := newCopy(r.job.Key, here.Step)
 			if err := q.put(ctx, first.Object, func(w io.Writer) error { return packRun(w, r.dir.Path) }); err != nil {
 				return err
@@ -332,6 +337,7 @@ func (c *Coordinator) look(ctx context.Context, r *dispatched) (state, error) {
 	case err == nil:
 		r.installed = newest
 	case damaged(err) && s.Done: // the result is lost: once more, from what is left
+		s.Done = false
 		return s, c.again(ctx, r, newest)
 	case damaged(err): // the next worker finds out, and the next copy is another
 		return s, nil

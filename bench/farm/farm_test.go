@@ -230,14 +230,12 @@ func (s *site) restart(lose bool) {
 func (s *site) until(kind farm.Kind, times int) {
 	s.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
-		s.mu.Lock()
 		n := 0
-		for _, news := range s.news {
+		for _, news := range s.told() {
 			if news.Kind == kind {
 				n++
 			}
 		}
-		s.mu.Unlock()
 		switch {
 		case n >= times:
 			return
@@ -248,12 +246,17 @@ func (s *site) until(kind farm.Kind, times int) {
 	}
 }
 
-// notes are what people are told.
-func (s *site) notes() string {
+// told is all news so far.
+func (s *site) told() []farm.News {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return slices.Clone(s.news)
+}
+
+// notes are what people are told.
+func (s *site) notes() string {
 	var all []string
-	for _, n := range s.news {
+	for _, n := range s.told() {
 		if n.Kind == farm.Note {
 			all = append(all, n.Text)
 		}
@@ -444,7 +447,7 @@ func TestKilled(t *testing.T) {
 	crew.Stop(10 * time.Second)
 	same(t, got, undisturbed(t, o))
 	resumed := 0
-	for _, n := range s.news {
+	for _, n := range s.told() {
 		if n.Kind == farm.Begun && n.Step > 0 {
 			resumed++
 		}
@@ -566,8 +569,14 @@ func TestLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, got, want)
-	if last := s.news[len(s.news)-1]; last.From < state.Step && last.Kind != farm.Released {
-		t.Errorf("gone on with from step %d, the folder had %d", last.From, state.Step)
+	began := int64(-1)
+	for _, n := range s.told() {
+		if n.Kind == farm.Begun {
+			began = n.Step
+		}
+	}
+	if began < state.Step {
+		t.Errorf("gone on with from step %d, the folder had %d", began, state.Step)
 	}
 }
 

@@ -263,3 +263,44 @@ type slowly struct{}
 
 func (slowly) Begin(int64, train.State) { time.Sleep(10 * time.Millisecond) }
 func (slowly) Observe(any)              { time.Sleep(time.Millisecond) }
+
+// TestLostResult: a run that is done, whose result cannot be read in the queue, is done once more.
+func TestLostResult(t *testing.T) {
+	t.Parallel()
+	q, m := queue(t)
+	conf := experiment.Default()
+	conf.Data.Path, conf.Data.Pad = datatest.ClassFolders(t, 8, 8, 4), 1
+	conf.Network.Name, conf.Network.Width, conf.Network.Input = "resnet8", 2, 8
+	conf.Train.Batch, conf.Train.Drops, conf.Train.EvalEvery, conf.Train.Epochs = 8, []int{}, 0, 1
+	notes := make(chan string, 10)
+	c, err := NewCoordinator(t.Context(), q, CoordinatorOptions{Program: m.Program, Backend: "cpu", Dir: t.TempDir(), Observe: func(n News) {
+		if n.Kind == Note {
+			notes <- n.Text
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := job{Config: conf.Text(), Identity: c.identity}
+	if err := q.setState(t.Context(), j.key(), state{Lease: 1, Done: true, Copies: []copied{{"lost", 3}}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	w := &Worker{Queue: q, Program: m.Program, Name: "a", Dir: t.TempDir(), Log: func(string) {}}
+	go func() { ended <- w.Work(ctx) }()
+	r, err := c.Train(t.Context(), table.Task{Label: "a run", Dir: t.TempDir(), Config: conf})
+	if err != nil || r.Steps != 3 {
+		t.Errorf("%d steps, %v", r.Steps, err)
+	}
+	if text := <-notes; !strings.Contains(text, "the result is damaged in the queue: going on from step 0") {
+		t.Errorf("note %q", text)
+	}
+	stop()
+	if err := <-ended; !errors.Is(err, train.ErrInterrupted) {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -68,6 +68,11 @@ func (c console) farm(ctx context.Context, o table.Options, s farmSettings) (res
 			return nil, err
 		}
 	}
+	defer func() {
+		if err == nil {
+			err = os.RemoveAll(storeOf(o.Dir)) // all of it is in the runs' folders
+		}
+	}()
 	view := newFleet(c.Err, len(o.Cells)*len(o.Seeds))
 	defer view.Close()
 	connection, err := s.options("table", func(line string) { view.line("%s", line) })
@@ -80,9 +85,10 @@ func (c console) farm(ctx context.Context, o table.Options, s farmSettings) (res
 			return nil, err
 		}
 		defer func() {
-			server.Close(leaveTime)
-			if err == nil && result != nil {
-				err = os.RemoveAll(storeOf(o.Dir)) // all of it is in the runs' folders
+			if result == nil {
+				server.Close(0)
+			} else {
+				server.Close(leaveTime)
 			}
 		}()
 		connection.URL, connection.Token = server.URL, server.Token
@@ -93,7 +99,7 @@ func (c console) farm(ctx context.Context, o table.Options, s farmSettings) (res
 	}
 	defer q.Close()
 	coordinator, err := farm.NewCoordinator(ctx, q, farm.CoordinatorOptions{
-		Program: program, Backend: o.Base.Backend, Table: fmt.Sprintf("table %d in %s", o.Number, o.Dir), Dir: o.Dir,
+		Program: program, Backend: o.Base.Backend, Table: fmt.Sprintf("table %d in %s", o.Number, o.Dir), Dir: storeOf(o.Dir),
 		Share: *s.listen != "" || *s.url != "", Own: *s.url == "", UploadEvery: *s.upload, Observe: view.observe,
 	})
 	if err != nil {
@@ -115,7 +121,7 @@ func (c console) farm(ctx context.Context, o table.Options, s farmSettings) (res
 // leaveTime is how long a server waits for workers to see that the table is done.
 const leaveTime = 3 * time.Second
 
-// storeOf is where the server of a table keeps the queue.
+// storeOf is where a table keeps its queue, its workers, and what is on its way.
 func storeOf(dir string) string { return filepath.Join(dir, "queue") }
 
 // serve starts a server of this table, and says how workers of other machines join if they can.
