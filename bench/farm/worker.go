@@ -26,7 +26,7 @@ import (
 type Worker struct {
 	Queue   *Queue
 	Program string // version
-	Machine string // for results
+	Machine string // its processor, for results
 	Name    string // for messages: unique among the workers
 	Dir     string // its own: a run directory, and images of the queue
 	// Local says that this is the coordinator's machine: images lie where configurations say.
@@ -81,8 +81,7 @@ func (w *Worker) work(ctx context.Context) error {
 		}
 		m, err := w.Queue.find(ctx)
 		switch {
-		case err != nil: // the server is away, or the queue not yet made
-			w.Queue.remember(err)
+		case err != nil: // the server is away, or the queue is being made
 		case m == nil: // not yet, or not yet again
 		case m.Done:
 			if joined {
@@ -277,6 +276,7 @@ type running struct {
 	seen     int       // images, by this worker
 	uploaded int64     // step of the newest copy
 	next     time.Time // of an upload
+	refused  bool      // the queue did not take a copy, which was told
 }
 
 // keepAlive tells the queue that the run is being worked on, until ctx ends, and drops it when it is not this worker's any more.
@@ -327,7 +327,7 @@ func (r *running) run(ctx context.Context, s state) error {
 	if err != nil {
 		return err
 	}
-	result.Program, result.Machine = r.Program, r.Machine
+	result.Program, result.Machine = r.Program, fmt.Sprintf("%s (%s)", r.Machine, r.here.Arithmetic)
 	if err := result.Save(r.dir); err != nil {
 		return err
 	}
@@ -378,8 +378,12 @@ func (r *running) retry(ctx context.Context, do func() error) error {
 func (r *running) copyNow(step int64) {
 	begin := time.Now()
 	ctx := context.WithoutCancel(r.ctx) // half a copy would be waste
-	if err := r.upload(ctx, step, false); errors.Is(err, errTaken) {
+	switch err := r.upload(ctx, step, false); {
+	case errors.Is(err, errTaken):
 		r.drop(errTaken)
+	case err != nil && r.Queue.conn.IsConnected() && !r.refused:
+		r.refused = true
+		r.note(r.job, fmt.Sprintf("the queue does not take a copy of step %d: %v", step, err))
 	}
 	if every := r.manifest.UploadEvery; every > 0 {
 		r.next = time.Now().Add(max(every, 20*time.Since(begin)))
@@ -480,7 +484,8 @@ func (r *running) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.retry(ctx, func() error { return r.upload(ctx, s.Step, true) })
+	whole := context.WithoutCancel(ctx) // a worker that is stopped now still hands it in
+	return r.retry(ctx, func() error { return r.upload(whole, s.Step, true) })
 }
 
 // maxFailures is how many workers may fail with a run before it is given up.

@@ -66,7 +66,7 @@ Examples:
 		return err
 	}
 	defer q.Close()
-	w := farm.Worker{Queue: q, Program: program, Machine: machine("cpu"), Name: *name, Dir: *dir, Local: *child, Log: log}
+	w := farm.Worker{Queue: q, Program: program, Machine: processor(), Name: *name, Dir: *dir, Local: *child, Log: log}
 	return w.Work(ctx)
 }
 
@@ -136,12 +136,14 @@ func identity() (string, error) {
 // isCommit tells whether a version is the beginning of a commit's hash.
 func isCommit(v string) bool { return len(v) == 12 && strings.Trim(v, "0123456789abcdef") == "" }
 
-// machine says what results were computed on.
+// processor is the name of this machine's.
+func processor() string { return orUnknown(lineOf("/proc/cpuinfo", "model name")) }
+
+// machine says what results are computed on with a backend.
 func machine(backend string) string {
-	cpu := orUnknown(lineOf("/proc/cpuinfo", "model name"))
 	_, arithmetic, err := backends.Pin(backend)
 	if err != nil {
-		arithmetic = runtime.GOARCH
+		return processor() // whoever opens the backend tells why it cannot be
 	}
-	return fmt.Sprintf("%s (%s)", cpu, arithmetic)
+	return fmt.Sprintf("%s (%s)", processor(), arithmetic)
 }
