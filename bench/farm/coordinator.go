@@ -108,7 +108,7 @@ func (c *Coordinator) claimQueue(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	if reply, err := q.conn.RequestWithContext(ctx, q.subject("coordinator"), nil); err == nil {
-		return fmt.Errorf("farm: queue %s at %s is in use by %s: choose another name", q.name, q.where, reply.Data)
+		return fmt.Errorf("farm: queue %s at %s is in use by %s: choose another queue name", q.name, q.where, reply.Data)
 	} else if !errors.Is(err, nats.ErrNoResponders) {
 		return fmt.Errorf("farm: queue %s at %s: %w", q.name, q.where, err)
 	}
@@ -135,7 +135,7 @@ func (c *Coordinator) announce(ctx context.Context) error {
 			return fmt.Errorf("farm: queue %s at %s: %w", q.name, q.where, err)
 		}
 	case left > 0 && old != nil && old.Identity != c.identity:
-		return fmt.Errorf("farm: queue %s at %s has %d unfinished runs of %s, %s (this is %s, %s): finish them with that, or choose another name",
+		return fmt.Errorf("farm: queue %s at %s has %d unfinished runs of %s, %s (this is %s, %s): finish them with that, or choose another queue name",
 			q.name, q.where, left, old.Program, old.Arithmetic, c.identity.Program, c.identity.Arithmetic)
 	}
 	return q.setManifest(ctx, c.manifest())

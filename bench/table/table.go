@@ -176,6 +176,18 @@ func Run(ctx context.Context, o Options, program string) (*Table, error) {
 	return t, nil
 }
 
+// Runs is how many runs the table has, those of searches included.
+func (o Options) Runs() int {
+	n := len(o.Cells) * len(o.Seeds)
+	if o.Search {
+		for _, c := range o.Cells {
+			rates, decays := grid(c)
+			n += len(rates) * len(decays)
+		}
+	}
+	return n
+}
+
 // each calls do for 0 … n-1: in order, or all at a time where they only wait for others. The first error ends the rest.
 func (o Options) each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	if o.Dispatch == nil {

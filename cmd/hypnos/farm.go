@@ -73,7 +73,7 @@ func (c console) farm(ctx context.Context, o table.Options, s farmSettings) (res
 			err = os.RemoveAll(storeOf(o.Dir)) // all of it is in the runs' folders
 		}
 	}()
-	view := newFleet(c.Err, len(o.Cells)*len(o.Seeds))
+	view := newFleet(c.Err, o.Runs())
 	defer view.Close()
 	connection, err := s.options("table", func(line string) { view.line("%s", line) })
 	if err != nil {

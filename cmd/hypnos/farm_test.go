@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -183,6 +184,37 @@ func TestIdentity(t *testing.T) {
 	for v, want := range map[string]bool{"0123456789ab": true, "0123456789ab+": false, "(devel)": false, "v1.2.3": false, "0123456789ag": false} {
 		if isCommit(v) != want {
 			t.Errorf("%s: %v", v, !want)
+		}
+	}
+}
+
+// All runs in one view, as lines: who has what, how far it is, what is done.
+func TestFleet(t *testing.T) {
+	var out bytes.Buffer
+	f := newFleet(&out, 3)
+	f.every = 0
+	for _, n := range []farm.News{
+		{Key: "b", Label: "LC, seed 1", Worker: "2", Kind: farm.Begun, Step: 40, From: 40, Steps: 100},
+		{Key: "a", Label: "conv, seed 1", Worker: "1", Kind: farm.Stepped, Step: 10, Steps: 100, Loss: 2.5, Speed: 300}, // begun before this view
+		{Key: "b", Label: "LC, seed 1", Worker: "2", Kind: farm.Stepped, Step: 50, From: 40, Steps: 100, Epoch: 1, Loss: 1.25, Speed: 200},
+		{Key: "a", Label: "conv, seed 1", Worker: "1", Kind: farm.Tested, Epoch: 2, Top1: 0.5},
+		{Key: "a", Label: "conv, seed 1", Worker: "1", Kind: farm.Note, Text: "let go"},
+		{Key: "a", Label: "conv, seed 1", Worker: "1", Kind: farm.Released},
+		{Kind: farm.Note, Text: "putting images"},
+	} {
+		f.observe(n)
+	}
+	f.result("conv, seed 1: done")
+	f.observe(farm.News{Key: "b", Label: "LC, seed 1", Worker: "2", Kind: farm.Stepped, Step: 60, From: 40, Steps: 100, Epoch: 1, Loss: 1, Speed: 200})
+	f.Close()
+	for _, want := range []string{
+		"LC, seed 1: going on at step 40 of 100, worker 2\n",
+		"0 of 3 runs done, 2 being trained\n  LC, seed 1: epoch 2 step 50/100, worker 2  loss 1.250  200 images/s  0s left\n  conv, seed 1: epoch 1 step 10/100, worker 1 ",
+		"conv, seed 1: epoch 3: test top-1 50.00%\n", "conv, seed 1, worker 1: let go\n", "queue: putting images\n",
+		"1 of 3 runs done, 1 being trained\n  LC, seed 1: epoch 2 step 60/100",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -25,8 +26,9 @@ type fleet struct {
 	mu    sync.Mutex // bars draw on a goroutine of their own; nothing of mpb is called with it held
 	runs  map[string]*afoot
 	shown time.Time
-	runN  int // runs of the table
+	all   int // runs of the table
 	done  int
+	total *mpb.Bar // of all runs, below the others
 }
 
 // afoot is a run that a worker has.
@@ -37,9 +39,11 @@ type afoot struct {
 }
 
 func newFleet(w io.Writer, runs int) *fleet {
-	f := &fleet{w: w, every: 10 * time.Second, runs: map[string]*afoot{}, shown: time.Now(), runN: runs}
+	f := &fleet{w: w, every: 10 * time.Second, runs: map[string]*afoot{}, shown: time.Now(), all: runs}
 	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		f.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(30))
+		f.total = f.bars.New(int64(runs), mpb.BarStyle(), mpb.BarPriority(math.MaxInt),
+			mpb.PrependDecorators(decor.Any(func(s decor.Statistics) string { return fmt.Sprintf("%d of %d runs done", s.Current, s.Total) })))
 	}
 	return f
 }
@@ -87,7 +91,7 @@ func (f *fleet) begin(n farm.News) {
 		f.line("%s: going on at step %d of %d, worker %s", n.Label, n.Step, n.Steps, n.Worker)
 	}
 	if f.bars != nil {
-		bar := f.bars.New(n.Steps, mpb.BarStyle(),
+		bar := f.bars.New(n.Steps, mpb.BarStyle(), mpb.BarRemoveOnComplete(),
 			mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return f.describe(r, false) })),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return f.numbers(r) })),
 		)
@@ -121,7 +125,7 @@ func (f *fleet) step(n farm.News) {
 		bar.SetCurrent(n.Step)
 	}
 	if len(lines) > 0 {
-		f.line("%d of %d runs done, %d being trained", f.finished(), f.runN, len(lines))
+		f.line("%d of %d runs done, %d being trained", f.finished(), f.all, len(lines))
 		slices.SortFunc(lines, func(a, b *afoot) int { return strings.Compare(a.Label, b.Label) })
 		for _, r := range lines {
 			f.line("  %s %s", f.describe(r, true), f.numbers(r))
@@ -172,6 +176,9 @@ func (f *fleet) result(line string) {
 	f.done++
 	f.mu.Unlock()
 	f.line("%s", line)
+	if f.total != nil {
+		f.total.Increment()
+	}
 }
 
 func (f *fleet) finished() int {
@@ -192,6 +199,7 @@ func (f *fleet) Close() {
 		f.end(key)
 	}
 	if f.bars != nil {
+		f.total.Abort(false)
 		f.bars.Wait()
 	}
 }
