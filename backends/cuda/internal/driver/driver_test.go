@@ -633,7 +633,11 @@ func TestEntries(t *testing.T) {
 	if len(got) != 2 || len(got["second"]) != 0 || fmt.Sprint(got["first"]) != fmt.Sprint(want) {
 		t.Errorf("%v", got)
 	}
-	for _, bad := range []string{"", ".entry f(\n.param .align 8 .b8 f_param_0[16]\n)"} {
+	many := strings.TrimSuffix(strings.Repeat(".param .u64 p,", maxParameters+1), ",")
+	for _, bad := range []string{
+		"", ".entry f(\n.param .align 8 .b8 f_param_0[16]\n)", ".entry f", ".entry (.param .u64 p)", ".entry f(.param .u64)", ".entry f(.param .uxx p)",
+		".entry f(.reg .u64 p)", ".entry f(" + many + ")",
+	} {
 		if _, err := entries(bad); err == nil {
 			t.Errorf("%q: no error", bad)
 		}

@@ -3,8 +3,8 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -16,40 +16,50 @@ type parameter struct {
 	float bool
 }
 
-var (
-	entryPattern     = regexp.MustCompile(`^\s+(\w+)\s*\(([^)]*)\)`) // behind its directive
-	parameterPattern = regexp.MustCompile(`\.param\s+\.([a-z])(\d+)\s+\w+`)
-	declared         = regexp.MustCompile(`\.param\b`)
-)
-
-// entries returns the kernels of a PTX text with their parameters.
+// entries returns the kernels of a PTX text with their parameters: ".entry NAME ( .param .u64 NAME, … )".
 func entries(ptx string) (map[string][]parameter, error) {
 	found := map[string][]parameter{}
-	for rest := ptx; ; {
-		var ok bool
-		if _, rest, ok = strings.Cut(rest, ".entry"); !ok {
+	for {
+		_, rest, ok := strings.Cut(ptx, ".entry")
+		if !ok {
 			break
 		}
-		e := entryPattern.FindStringSubmatch(rest)
-		if e == nil {
-			continue
+		head, rest, ok := strings.Cut(rest, ")")
+		name, list, opened := strings.Cut(head, "(")
+		if name = strings.TrimSpace(name); !ok || !opened || name == "" {
+			return nil, errors.New("a kernel without parameters in brackets in the PTX")
 		}
-		name, list := e[1], parameterPattern.FindAllStringSubmatch(e[2], -1)
-		if n := len(declared.FindAllString(e[2], -1)); n != len(list) || n > maxParameters {
-			return nil, fmt.Errorf("kernel %s: of its %d parameters %d are numbers or pointers (%d at most)", name, n, len(list), maxParameters)
+		var err error
+		if found[name], err = parameters(list); err != nil {
+			return nil, fmt.Errorf("kernel %s: %w", name, err)
 		}
-		parameters := make([]parameter, len(list))
-		for i, p := range list {
-			bits, err := strconv.Atoi(p[2])
-			if err != nil {
-				return nil, fmt.Errorf("kernel %s: %w", name, err)
-			}
-			parameters[i] = parameter{p[1] + p[2], bits / 8, p[1] == "f"}
-		}
-		found[name] = parameters
+		ptx = rest
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("no kernel in the PTX")
+		return nil, errors.New("no kernel in the PTX")
 	}
 	return found, nil
+}
+
+// parameters reads a kernel's list of parameters, which must be numbers or pointers.
+func parameters(list string) (all []parameter, err error) {
+	if strings.TrimSpace(list) == "" {
+		return nil, nil
+	}
+	for _, text := range strings.Split(list, ",") {
+		words := strings.Fields(text)
+		if len(words) != 3 || words[0] != ".param" || len(words[1]) < 3 || words[1][0] != '.' {
+			return nil, fmt.Errorf("parameter %q is neither a number nor a pointer", strings.Join(words, " "))
+		}
+		kind := words[1][1:]
+		bits, err := strconv.Atoi(kind[1:])
+		if err != nil {
+			return nil, fmt.Errorf("parameter %q: %w", strings.Join(words, " "), err)
+		}
+		all = append(all, parameter{kind, bits / 8, kind[0] == 'f'})
+	}
+	if len(all) > maxParameters {
+		return nil, fmt.Errorf("%d parameters, %d at most", len(all), maxParameters)
+	}
+	return all, nil
 }
