@@ -289,8 +289,11 @@ func (q *Queue) lost() error {
 	return q.why
 }
 
-// Close ends the connection.
-func (q *Queue) Close() { q.conn.Close() }
+// Close sends what is to be sent and ends the connection.
+func (q *Queue) Close() {
+	_ = q.conn.FlushTimeout(time.Second) // a server that is away gets nothing
+	q.conn.Close()
+}
 
 // subject is a subject of the queue.
 func (q *Queue) subject(parts ...string) string { return q.name + "." + strings.Join(parts, ".") }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -344,7 +345,18 @@ func one(o table.Options) table.Options {
 	return o
 }
 
-// process starts a worker process.
+// needProcesses skips a test where this program cannot be started, as on an emulated processor that the kernel knows nothing of.
+func needProcesses(t *testing.T) {
+	t.Helper()
+	c := exec.Command(os.Args[0], "-test.run", "^$")
+	if err := c.Run(); errors.Is(err, syscall.ENOEXEC) {
+		t.Skipf("SKIPPED: this program cannot be started as a process: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// process is a worker process.
 func (s *site) process(name, dir string) *exec.Cmd {
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "FARM_TEST_WORKER="+name, "FARM_TEST_URL="+s.server.URL, "FARM_TEST_TOKEN="+s.server.Token, "FARM_TEST_DIR="+dir)
@@ -388,6 +400,7 @@ func TestFarm(t *testing.T) {
 // TestKilled: two worker processes, one of which is killed again and again at random moments, change no number. The delays are from the
 // last news that a run has got further, so that the table gets done.
 func TestKilled(t *testing.T) {
+	needProcesses(t)
 	t.Parallel()
 	kills := 20
 	if testing.Short() {
@@ -604,18 +617,43 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// jetStream is the queue's server without this package.
+func (s *site) jetStream() jetstream.JetStream {
+	s.t.Helper()
+	c, err := nats.Connect(s.server.URL, nats.Token(s.server.Token))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(c.Close)
+	js, err := jetstream.New(c)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return js
+}
+
+// queued waits until so many jobs are in the queue.
+func (s *site) queued(jobs uint64) {
+	s.t.Helper()
+	js := s.jetStream()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		stream, err := js.Stream(s.t.Context(), "hypnos-jobs")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		switch n := stream.CachedInfo().State.Msgs; {
+		case n == jobs:
+			return
+		case time.Now().After(deadline):
+			s.t.Fatalf("%d jobs in the queue after a minute, want %d", n, jobs)
+		}
+	}
+}
+
 // damage adds a piece to the newest copies in the queue, as a disk that errs might.
 func damage(t *testing.T, s *site, copies int) {
 	t.Helper()
-	c, err := nats.Connect(s.server.URL, nats.Token(s.server.Token))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	js, err := jetstream.New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := s.jetStream()
 	files, err := js.ObjectStore(t.Context(), "hypnos-files")
 	if err != nil {
 		t.Fatal(err)
@@ -641,7 +679,7 @@ func TestImages(t *testing.T) {
 	o.Cells = o.Cells[1:]
 	r := s.start(o)
 	source := o.Base.Data.Path
-	time.Sleep(ackWait / 2) // the coordinator reads the images, and waits for workers
+	s.queued(2)
 	if err := os.Rename(source, source+"-away"); err != nil {
 		t.Fatal(err)
 	}
@@ -707,7 +745,7 @@ func TestOther(t *testing.T) {
 	longer := o
 	longer.Base.Train.Epochs = 3
 	r := s.start(longer)
-	time.Sleep(ackWait / 2)
+	s.queued(1)
 	r.stop()
 	<-r.result
 	<-r.err

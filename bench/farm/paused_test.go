@@ -13,6 +13,7 @@ import (
 
 // TestPaused: a worker that stands still is held for dead, its run taken up; when it goes on again it lets the run go and changes nothing.
 func TestPaused(t *testing.T) {
+	needProcesses(t)
 	t.Parallel()
 	dir := t.TempDir()
 	o := one(small(t, dir, 24))

@@ -201,8 +201,8 @@ func (w *Worker) acquire(ctx context.Context, j job, tries int) (l lease, s stat
 func (w *Worker) take(ctx context.Context, m manifest, msg jetstream.Msg) error {
 	var j job
 	if err := json.Unmarshal(msg.Data(), &j); err != nil {
-		w.Log(fmt.Sprintf("a job that is none is taken out of the queue: %v", err))
 		_ = msg.Term()
+		w.Log(fmt.Sprintf("a job that is none is taken out of the queue: %v", err))
 		return nil
 	}
 	if j.Identity != m.Identity { // left by a table of another version

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,6 +64,15 @@ func figures(t *testing.T, path string) any {
 
 // A table trained by processes has the numbers of one that is trained here; one that is interrupted goes on, with workers or without.
 func TestTableWorkers(t *testing.T) {
+	program, err := executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command(program, "-test.run", "^$").Run(); errors.Is(err, syscall.ENOEXEC) {
+		t.Skipf("SKIPPED: this program cannot be started as a process, as on an emulated processor: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv(asProgram, "1")
 	source, dir := datatest.ClassFolders(t, 8, 8, 20), t.TempDir()
 	args := func(name string, more ...string) []string {
