@@ -146,7 +146,7 @@ next:
 }
 
 // Pin writes out what this machine chooses for a backend, so that another machine opens the same, and names all that the bits of its
-// results depend on beside what it is given: where both texts are equal, results are. They are for backends that can train.
+// results depend on beside what it is given and the version of this program: where that text is equal, results are.
 func Pin(spec string) (pinned, arithmetic string, err error) {
 	b, err := Open(spec)
 	if err != nil {

@@ -354,7 +354,8 @@ func (c *Coordinator) again(ctx context.Context, r *dispatched, lost copied) err
 	if newest, ok := s.newest(); !ok || newest != lost {
 		return nil
 	}
-	c.settings.Observe(News{Key: r.job.Key, Label: r.job.Label, Kind: Note, Text: fmt.Sprintf("the result is damaged in the queue: going on from step %d", s.before())})
+	note := fmt.Sprintf("the result is damaged in the queue: going on from step %d", s.before())
+	c.settings.Observe(News{Key: r.job.Key, Label: r.job.Label, Kind: Note, Text: note})
 	s.Copies, s.Done = s.Copies[1:], false
 	s.Lease++
 	if err := c.queue.setState(ctx, r.job.Key, s, revision); err != nil {
@@ -398,8 +399,8 @@ func (c *Coordinator) shareImages(ctx context.Context, path string) (*images, er
 	return i, nil
 }
 
-// Close, after every Train has returned, installs what workers have handed in last, lets workers go if every run is done, and takes what is done out of the queue. Runs
-// that are not done stay in it: workers on other machines go on with them. The queue stays connected.
+// Close, after every Train has returned, installs what workers have handed in last, lets workers go if every run is done, and takes what
+// is done out of the queue. Runs that are not done stay in it: workers on other machines go on with them. The queue stays connected.
 func (c *Coordinator) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
