@@ -230,7 +230,7 @@ func (s *site) restart(lose bool) {
 // until waits for news of a kind, so many times.
 func (s *site) until(kind farm.Kind, times int) {
 	s.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; { // emulated processors are slow
 		n := 0
 		for _, news := range s.told() {
 			if news.Kind == kind {
@@ -241,7 +241,7 @@ func (s *site) until(kind farm.Kind, times int) {
 		case n >= times:
 			return
 		case time.Now().After(deadline):
-			s.t.Fatalf("%d news of kind %q in a minute, want %d", n, kind, times)
+			s.t.Fatalf("%d news of kind %q in 5 minutes, want %d", n, kind, times)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -636,7 +636,7 @@ func (s *site) jetStream() jetstream.JetStream {
 func (s *site) queued(jobs uint64) {
 	s.t.Helper()
 	js := s.jetStream()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		stream, err := js.Stream(s.t.Context(), "hypnos-jobs")
 		if err != nil {
 			s.t.Fatal(err)
@@ -645,7 +645,7 @@ func (s *site) queued(jobs uint64) {
 		case n == jobs:
 			return
 		case time.Now().After(deadline):
-			s.t.Fatalf("%d jobs in the queue after a minute, want %d", n, jobs)
+			s.t.Fatalf("%d jobs in the queue after 5 minutes, want %d", n, jobs)
 		}
 	}
 }
