@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -227,6 +229,21 @@ func TestFleet(t *testing.T) {
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+// The page of the tables has the times and numbers of the farm as they are.
+func TestFarmPage(t *testing.T) {
+	text := read(t, "../../docs/TABLES.md")
+	f := farmFlags(newFlags(console{io.Discard, io.Discard}, "", "", ""))
+	for _, want := range []string{
+		fmt.Sprintf("after %.0f seconds of silence", farm.DefaultAckWait.Seconds()),
+		fmt.Sprintf("`--upload-every` (%.0f s)", f.upload.Seconds()),
+		fmt.Sprintf("after %d in turn that did not get further", farm.DefaultMaxTries),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q on the page", want)
 		}
 	}
 }
