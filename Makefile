@@ -125,7 +125,7 @@ cuda-emu-kernels:
 # whether the processor has it or not, only sooner.
 $(EMU)/libcuda.so: backends/cuda/emu/fakecuda.cc $(wildcard backends/cuda/emu/include/* backends/cuda/kernels/*.cu*)
 	mkdir -p $(EMU)
-	g++ -std=c++20 -O2 -g -ffp-contract=off -fPIC -shared -fvisibility=hidden -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function \
+	g++ -std=c++20 -O2 -g1 -ffp-contract=off -fPIC -shared -fvisibility=hidden -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function \
 		$(shell grep -qw fma /proc/cpuinfo && echo -mfma) -ftls-model=initial-exec \
 		-DCUDA_EMU -Ibackends/cuda/emu/include -I$(CUDA_INCLUDE) $< -o $@
 

@@ -1,6 +1,7 @@
 // The kernels that measure a device's limits do the work that they are held to do.
 #include "check.h"
-#include "kernels.cu"
+#include "common.cuh"
+#include "ceilings.cu"
 
 using namespace emu;
 

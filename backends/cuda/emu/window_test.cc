@@ -5,7 +5,11 @@
 // numerical algorithms", 2nd ed., Section 3.1). Operands rounded to a format of unit v before add (2v + v²)·Σ|a||b|: v is
 // 2^-11 for tf32 and 2^-8 for weights in bf16, whose activations are bf16 already; a result in bf16 is rounded once more.
 #include "check.h"
-#include "kernels.cu"
+#include "naive_window.cu"
+#include "sums.cu"
+#include "window_forward.cu"
+#include "window_input_gradient.cu"
+#include "window_weight_gradient.cu"
 
 using namespace emu;
 
