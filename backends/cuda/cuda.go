@@ -7,9 +7,9 @@
 // canonical layout of package net, all of a network in one arena, so that one launch updates everything (plan.go).
 //
 // A learning step is a chain of launches on one stream, recorded once for each batch size as a graph. What changes from step
-// to step - images, or crops of those that are kept on the device, labels, the optimiser's constants - lies in device memory, so
-// that the graph stays valid; feed.go has how images get there. The step allocates nothing and waits for the device once, at its end: whether all numbers are finite is decided there, by a flag
-// without which the update does nothing.
+// to step - images, or crops of those that are kept on the device, labels, the optimiser's constants - lies in device memory,
+// so that the graph stays valid; feed.go has how images get there. The step allocates nothing and waits for the device once,
+// at its end: whether all numbers are finite is decided there, by a flag without which the update does nothing.
 //
 // Results. Every sum has one order, whatever the device does at the same time, so that the same calls give the same bits on
 // one kind of device.

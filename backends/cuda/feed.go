@@ -19,7 +19,8 @@ import (
 
 // putImages sends a batch to images, a part while the next one is copied into page-locked memory.
 //
-// That memory is free: of the two buffers it is the one whose batch was read by a step, or a pass, that the host has waited for.
+// That memory is free: of the two buffers it is the one whose batch was read by a step, or a pass, that the host has waited for; or
+// it was fetched for a step that did not come, and whatever still arrives of it is written over by this one.
 func (e *engine) putImages(x core.Batch) {
 	const parts = 4
 	from := e.batch[e.turn]
@@ -97,10 +98,14 @@ func (e *engine) Keep(m core.Images) error {
 	if err := m.Check(); err != nil {
 		return err
 	}
+	room := e.opt.Keep
+	if e.pixels == 0 {
+		room = 0
+	}
 	switch in := e.net.Input(); {
-	case int64(len(m.Pixels)) > e.opt.Keep || e.pixels == 0:
-		return fmt.Errorf("cuda: %.0f MB of images are to be kept, there is room for %.0f MB: %w",
-			float64(len(m.Pixels))/1e6, float64(e.opt.Keep)/1e6, core.ErrUnsupported)
+	case int64(len(m.Pixels)) > room:
+		return fmt.Errorf("cuda: %.1f MB of images are to be kept, there is room for %.1f MB: %w",
+			float64(len(m.Pixels))/1e6, float64(room)/1e6, core.ErrUnsupported)
 	case m.Shape.C != in.C || in.H != in.W:
 		return fmt.Errorf("cuda: images of %v are to be kept for an input of %v: %w", m.Shape, in, core.ErrUnsupported)
 	}
@@ -152,7 +157,7 @@ func (e *engine) WakeKept(ctx context.Context, crops []core.Crop, y core.Labels,
 	return e.finishStep(len(crops))
 }
 
-// putCrops puts crops where cut finds them.
+// putCrops puts crops where wakeKept finds them.
 func (e *engine) putCrops(crops []core.Crop) {
 	all := e.orders.Int32s()[controlBytes(e.opt.MaxBatch)/4:]
 	images, places := all[:e.opt.MaxBatch], all[e.opt.MaxBatch:]
