@@ -128,7 +128,7 @@ struct Warp {
   Gate gate;
   unsigned threads = 0, live = 0;
   alignas(16) unsigned char slot[2][kWarp][16]; // what a shuffle exchanges; two, as a lane may be one shuffle ahead
-  const void* pointer[kWarp];                   // what a matrix product exchanges
+  float left[32 * 16], right[32 * 16];          // the operands of a matrix product, row by row
 };
 
 // Copy is an asynchronous copy that has not happened yet.

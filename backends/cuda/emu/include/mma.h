@@ -113,23 +113,22 @@ template <int M, int N, int K, class T, class LayoutA, class LayoutB>
 void mma_sync(fragment<accumulator, M, N, K, float>& d, const fragment<matrix_a, M, N, K, T, LayoutA>& a,
               const fragment<matrix_b, M, N, K, T, LayoutB>& b, const fragment<accumulator, M, N, K, float>& c,
               const emu::Place& place = emu::Place::current()) {
-  struct Operands {
-    decltype(&a) left;
-    decltype(&b) right;
-  };
-  const Operands mine{&a, &b};
+  static_assert(M * K <= 32 * 16 && K * N <= 32 * 16);
   emu::Warp* w = emu::block->current->warp;
-  w->pointer[emu::block->current->lane] = &mine;
-  emu::meet_warp(place);
-  auto operand = [&](auto which, int e) {
-    const float v = value((static_cast<const Operands*>(w->pointer[e % 32])->*which)->x[e / 32]);
-    return std::is_same_v<T, precision::tf32> ? truncate_tf32(v) : v;
+  auto share = [](float* to, const auto& operand) {
+    for (int i = 0; i < operand.num_elements; i++) {
+      const float v = value(operand.x[i]);
+      to[i * 32 + int(emu::block->current->lane)] = std::is_same_v<T, precision::tf32> ? truncate_tf32(v) : v;
+    }
   };
+  share(w->left, a);
+  share(w->right, b);
+  emu::meet_warp(place);
   fragment<accumulator, M, N, K, float> sum = c;
   each(sum, [&](float& s, size_t r, size_t q) {
+    const float *left = w->left + r * K, *right = w->right + q;
     float products = 0;
-    for (int k = 0; k < K; k++)
-      products += operand(&Operands::left, int(r) * K + k) * operand(&Operands::right, k * N + int(q));
+    for (int k = 0; k < K; k++) products += left[k] * right[k * N];
     s += products;
   });
   emu::meet_warp(place);
