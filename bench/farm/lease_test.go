@@ -43,6 +43,17 @@ func queue(t *testing.T) (*Queue, manifest) {
 	return q, m
 }
 
+// another is a connection of its own to a queue's server: a worker's.
+func another(t *testing.T, q *Queue) *Queue {
+	t.Helper()
+	own, err := Connect(Options{URL: q.conn.ConnectedUrl(), Token: "token", Log: func(string) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(own.Close)
+	return own
+}
+
 // TestLease: who was held for dead writes nothing any more, whatever the order; who has the run does.
 func TestLease(t *testing.T) {
 	t.Parallel()
@@ -294,7 +305,7 @@ func TestLostResult(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
-	w := &Worker{Queue: q, Program: m.Program, Name: "a", Dir: t.TempDir(), Log: func(string) {}}
+	w := &Worker{Queue: another(t, q), Program: m.Program, Name: "a", Dir: t.TempDir(), Log: func(string) {}}
 	go func() { ended <- w.Work(ctx) }()
 	r, err := c.Train(t.Context(), table.Task{Label: "a run", Dir: t.TempDir(), Config: conf})
 	if err != nil || r.Steps != 3 {

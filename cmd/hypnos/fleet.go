@@ -23,6 +23,8 @@ type fleet struct {
 	every time.Duration
 	bars  *mpb.Progress // nil when not on a terminal
 
+	out sync.Mutex // of w, without bars
+
 	mu    sync.Mutex // bars draw on a goroutine of their own; nothing of mpb is called with it held
 	runs  map[string]*afoot
 	shown time.Time
@@ -55,6 +57,8 @@ func (f *fleet) line(format string, args ...any) {
 		_, _ = f.bars.Write([]byte(text)) // fails only when the bars are done; the line is then not missed
 		return
 	}
+	f.out.Lock()
+	defer f.out.Unlock()
 	_, _ = io.WriteString(f.w, text)
 }
 
