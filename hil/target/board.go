@@ -145,6 +145,8 @@ func (b *Board) Can(c Capability) error {
 	switch {
 	case c == Sensors && b.prepared.Board.World == nil:
 		return errors.New("this board has no sensors and no lines")
+	case (c == PowerCut || c == Memory) && b.prepared.Board.Restarts:
+		return errors.New("it starts anew each time, which takes too long for losses of power")
 	case c == CutLog && !b.logs:
 		return errors.New("Linux never tells this disk to make things durable: there is no cache that could be lost")
 	}
